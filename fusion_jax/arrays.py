@@ -1,0 +1,90 @@
+"""Array aliases and the shape letters that every signature uses.
+
+Shape letters, the same in docstrings, annotations and einsum strings:
+
+==========  =======================  ==========  =======================
+letter      axis                     letter      axis
+==========  =======================  ==========  =======================
+`b`         batch (cases)            `s`         sources
+`d h w`     voxels                   `g`         values of gamma
+`c`         channels                 `r`         resamples
+`f`         features of a source     `n`         samples or grid points
+`t`         tabular columns          `p`         proposals
+`k`         classes                  `m`         boxes
+==========  =======================  ==========  =======================
+
+Public functions take `Float[ArrayLike, …]` and return `Float[Array, …]`. Annotations are checked at run time in
+the tests only.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
+
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Bool",
+    "Float",
+    "Int",
+    "Key",
+    "Num",
+    "Sources",
+    "as_floats",
+    "is_concrete",
+    "map_in_batches",
+]
+
+Key = PRNGKeyArray
+Sources = Mapping[str, ArrayLike]
+
+
+def as_floats(*arrays: ArrayLike) -> tuple[Array, ...]:
+    """Arrays of one common floating dtype: the widest among the inputs, and at least single precision.
+
+    NumPy float64 becomes float32 unless x64 is enabled, as everywhere in JAX. Python numbers take part without
+    widening anything; integers become the default float; half precision is widened, since sums over features lose it.
+
+    Example:
+      >>> [a.dtype.name for a in as_floats(jnp.arange(2), 0.5)]
+      ['float32', 'float32']
+    """
+    converted = [a if isinstance(a, int | float) else jnp.asarray(a) for a in arrays]
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(*converted)
+        floating = jnp.issubdtype(dtype, jnp.floating)
+        dtype = jnp.promote_types(dtype, jnp.float32) if floating else jnp.result_type(float)
+    return tuple(jnp.asarray(a, dtype) for a in converted)
+
+
+def is_concrete(*arrays: ArrayLike) -> bool:
+    """Whether every value is known now, outside any trace, so that it can be looked at and refused."""
+    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+def map_in_batches(function: Callable, inputs: Any, batch_size: int) -> Any:
+    """`jax.vmap(function)` over the leading axis of `inputs`, `batch_size` rows at a time, in bounded memory.
+
+    Rows are repeated to fill the last batch, so that `function` is compiled once; `jax.lax.map` with a remainder
+    compiles it twice.
+
+    Example:
+      >>> map_in_batches(lambda row: row + 1, jnp.arange(3), 2).tolist()
+      [1, 2, 3]
+    """
+    rows = jax.tree.leaves(inputs)[0].shape[0]
+    if rows <= batch_size:
+        return jax.vmap(function)(inputs)
+    batches = -(-rows // batch_size)
+
+    def split(array: Array) -> Array:
+        filled = jnp.concatenate([array, jnp.repeat(array[-1:], batches * batch_size - rows, axis=0)])
+        return filled.reshape(batches, batch_size, *array.shape[1:])
+
+    outputs = jax.lax.map(jax.vmap(function), jax.tree.map(split, inputs))
+    return jax.tree.map(lambda a: a.reshape(batches * batch_size, *a.shape[2:])[:rows], outputs)
