@@ -144,12 +144,12 @@ class Patience:
         return seconds * (size / smaller) ** contender.power
 
 
-def relative_difference(actual: Any, reference: Any) -> float:
-    """Largest difference over the largest value of the reference."""
+def relative_difference(actual: Any, reference: Any, scale: float | None = None) -> float:
+    """Largest difference over `scale`, or over the largest value of the reference."""
     actual, reference = np.asarray(actual, float), np.asarray(reference, float)
     if actual.shape != reference.shape:
         raise ValueError(f"results of shapes {actual.shape} and {reference.shape} cannot be compared.")
-    return float(np.abs(actual - reference).max() / np.abs(reference).max())
+    return float(np.abs(actual - reference).max() / (np.abs(reference).max() if scale is None else scale))
 
 
 # Tables.

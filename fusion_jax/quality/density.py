@@ -50,6 +50,7 @@ LARGEST_GRID = 2**22
 EXACT_PAIRS = 2**18
 PAIRWISE_SAMPLES = 2048
 BLOCK_PAIRS = 2**20  # kernel values held at once
+SUMMED_ROWS, PARTIAL_SUMS, PARTIAL_BINS = 4096, 64, 2**22  # samples in one sum of bins, sums, and their bins in all
 
 
 class Density(NamedTuple):
@@ -59,7 +60,8 @@ class Density(NamedTuple):
       grid: grid points, feature units, shape `(n,)`.
       values: density at the grid points, shape `(n,)`; per feature unit if normalised.
       error_bound: largest error of `values` that the grid causes, relative to the peak, shape `()`; 0 for exact sums.
-        Rounding comes on top: about 1e-6 in float32, 1e-15 in float64.
+        Rounding comes on top: about 1e-6 in float32, up to 4e-5 where most of a million values are equal; 1e-15 in
+        float64.
     """
 
     grid: Float[Array, "n"]
@@ -547,6 +549,18 @@ def _bandwidth_points(width: Array, step: Array, bandwidths: float = 9.0) -> int
 
 def _bin(values: Array, mass: Array, start: Array, step: Array, size: int) -> tuple[Array, Array]:
     """Masses on a grid by cubic B-spline weights, and the mass that fell outside it."""
+    sums = min(-(-values.size // SUMMED_ROWS), PARTIAL_SUMS, max(1, PARTIAL_BINS // size))
+    if sums == 1:
+        return _bin_rows(values, mass, start, step, size)
+    # Equal values, the zeros of a rectifier say, all go into the same bins; one long sum of them in single precision
+    # loses 3e-3 of the peak at a million. Up to 64 sums side by side lose 4e-5 and cost a tenth more; 256 leave the
+    # cache and cost ten times more.
+    rows = _in_blocks(values, mass, -(-values.size // sums))
+    masses, outside = jax.vmap(lambda row, weights: _bin_rows(row, weights, start, step, size))(*rows)
+    return jnp.sum(masses, axis=0), jnp.sum(outside)
+
+
+def _bin_rows(values: Array, mass: Array, start: Array, step: Array, size: int) -> tuple[Array, Array]:
     position = (values - start) / step
     lower = jnp.floor(position)
     u = position - lower

@@ -678,3 +678,12 @@ def test_common_dtype_is_the_widest_floating_one_and_at_least_single():
         assert {a.dtype.name for a in as_floats(single, 1.0, 2)} == {"float32"}
         assert {a.dtype.name for a in as_floats(single, np.ones(2))} == {"float64"}
         assert {a.dtype.name for a in as_floats(1, 2)} == {"float64"}
+
+
+def test_a_million_values_of_which_half_are_equal_keep_their_sum_in_single_precision():
+    values = np.random.default_rng(0).normal(size=1_000_000).astype(np.float32)
+    values[::2] = 0.0
+    grid = np.linspace(-8.0, 8.0, 2049)
+    found = kernel_density(values, 0.125, grid=grid, method="binned").values
+    at_zero = np.exp(-0.5 * np.square(values.astype(float) / 0.125)).mean() / (0.125 * np.sqrt(2 * np.pi))
+    assert abs(float(found[1024]) / at_zero - 1) < 1e-4  # one long sum in single precision is 3e-3 off

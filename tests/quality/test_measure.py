@@ -338,12 +338,15 @@ def test_the_mass_curve_equals_mixtures_computed_directly():
             assert_close(found, value, 1e-6 if "jensen" in name else 1e-8)
 
 
-SIZES = np.array([3.0, 6.0, 301.5, 1023.0, 1026.0, 1026.75])  # whole and fractional, on both sides of a padded shape
+# Whole and fractional, on both sides of the first padded shape of 1,024 coordinates, in no order.
+SIZES = np.array([1026.0, 3.0, 301.5, 1026.75, 6.0, 1023.0])
 
 
 @pytest.fixture(scope="module")
 def size_sweep():
-    with jax.enable_x64(True):
+    """A sweep in two padded shapes; few sizes are otherwise computed in the largest alone."""
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "MERGED_COORDINATES", 0)
         sweep = sweep_gamma(X, MARKERS, SIZES / X.size, vary="size", bandwidth=BANDWIDTH, normalise=False)
         return jax.tree.map(np.asarray, sweep)
 
@@ -368,7 +371,7 @@ def test_the_size_curve_equals_encodings_of_each_size_computed_directly(size_swe
 
 
 @pytest.mark.usefixtures("x64")
-def test_the_order_of_gammas_does_not_matter(size_sweep):
+def test_neither_the_order_of_gammas_nor_the_padded_shapes_matter(size_sweep):
     order = np.array([4, 0, 3, 5, 1, 2])
     shuffled = sweep_gamma(X, MARKERS, SIZES[order] / X.size, vary="size", bandwidth=BANDWIDTH, normalise=False)
     for name, curve in shuffled._asdict().items():
