@@ -256,7 +256,7 @@ TOLERANCE = 5e-4
 def compare(what: str, sweep: GammaSweep, curves: Curves) -> Agreement:
     """The curve that differs most, by name; differences of energies are compared on the scale of the energies."""
     largest_energy = max(float(curves[name].max()) for name in ("energy_x", "energy_y"))
-    scales = dict.fromkeys(("energy_gap", "literal_gap"), largest_energy)
+    scales: dict[str, float] = dict.fromkeys(("energy_gap", "literal_gap"), largest_energy)
     differences = {name: relative_difference(getattr(sweep, name), curves[name], scales.get(name)) for name in CURVES}
     worst = max(differences, key=lambda name: differences[name])
     return Agreement(f"{what}; worst curve {worst}", differences[worst], TOLERANCE)
