@@ -121,6 +121,8 @@ def silverman_bandwidth(values: ArrayLike, *, weights: ArrayLike | None = None) 
 def _spread(values: ArrayLike, weights: ArrayLike | None) -> tuple[float, float]:
     sample = np.asarray(values, float).ravel()
     mass = np.ones_like(sample) if weights is None else np.asarray(weights, float).ravel()
+    if mass.shape != sample.shape or not (mass >= 0).all():
+        raise ValueError(f"weights of shape {mass.shape} do not fit; expected {sample.size} non-negative numbers.")
     sample, mass = sample[mass > 0], mass[mass > 0]
     if sample.size < 2 or not np.isfinite(sample).all() or np.ptp(sample) == 0:
         raise ValueError(
@@ -268,6 +270,7 @@ def kernel_density(
         uniform_grid(values, bandwidth=width, grid_size=grid_size) if grid is None else jnp.asarray(grid, width.dtype)
     )
     check_grid(grid)
+    _check_method(method, "exact", "binned")
     if method is None:
         method = "exact" if values.size * grid.size <= EXACT_PAIRS else "binned"
     if method == "exact":
@@ -308,6 +311,7 @@ def log_density(
         uniform_grid(values, bandwidth=width, grid_size=grid_size) if grid is None else jnp.asarray(grid, width.dtype)
     )
     check_grid(grid)
+    _check_method(method, "exact", "binned")
     if method is None:
         method = "binned" if values.size > grid.size and _covers(grid, values) else "exact"
     scale = jnp.log(_kernel_scale(width, normalise) / (width * math.sqrt(2.0 * math.pi)))
@@ -389,6 +393,7 @@ def information_potential(
       specs/fusion_quality.md, I4; the integrals of Wang et al. 2023, Eq. 5.
     """
     values, width, mass = _samples(values, bandwidth, weights)
+    _check_method(method, "pairwise", "fft")
     if method is None:
         gridded = is_concrete(values, width) or grid_size is not None
         method = "fft" if values.size > PAIRWISE_SAMPLES and gridded else "pairwise"
@@ -502,6 +507,11 @@ def check_bandwidth(bandwidth: ArrayLike) -> None:
             f"bandwidth is {bandwidth}; expected one positive number, the standard deviation of the kernel in feature "
             "units. scott_bandwidth and silverman_bandwidth read one off the values; fwhm_to_bandwidth converts widths."
         )
+
+
+def _check_method(method: str | None, *known: str) -> None:
+    if method is not None and method not in known:
+        raise ValueError(f"method is {method!r}; expected {' or '.join(map(repr, known))}, or None to choose by size.")
 
 
 def check_grid(grid: Array) -> None:

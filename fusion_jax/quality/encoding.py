@@ -129,6 +129,10 @@ def positional_encoding_vector(
     """
     (values,) = as_floats(values)
     markers = values.shape[-1]
+    if remainder not in ("error", "pad"):
+        raise ValueError(f"remainder is {remainder!r}; expected 'error' or 'pad'.")
+    if not markers:
+        raise ValueError(f"an encoding needs at least one marker; found values of shape {values.shape}.")
     each = size // markers
     if each < 1 or (size % markers and remainder == "error"):
         raise ValueError(
@@ -162,7 +166,7 @@ def masked_positional_encoding(
       Coordinates and their weights, both of shape `(padded_size,)`.
 
     Raises:
-      ValueError: `padded_size` is not a multiple of `t`.
+      ValueError: `padded_size` is not a multiple of `t`, or known to be below `size`.
 
     Example:
       >>> coordinates, weights = masked_positional_encoding(jnp.zeros(1), 2.5, 4)
@@ -258,6 +262,8 @@ def _sinusoids(values: Array, coordinate: Array, frequency: Array) -> Array:
 def _masked_coordinates(size: Array, markers: int, padded_size: int) -> tuple[Array, Array, Array]:
     if padded_size % markers:
         raise ValueError(f"padded_size={padded_size} is not a multiple of the {markers} markers.")
+    if is_concrete(size) and not float(size) <= padded_size:
+        raise ValueError(f"padded_size={padded_size} does not hold an encoding of size {float(size):g}.")
     each = size / markers
     coordinate = jnp.arange(padded_size // markers)
     return coordinate, each, jnp.clip(each - coordinate.astype(size.dtype), 0.0, 1.0)
@@ -434,7 +440,8 @@ def _fit_scaling(scaling: str, values: ArrayLike, key: Key) -> Scaling:
     low, centre, high = np.quantile(sample, (0.25, 0.5, 0.75), axis=0)
     # A yes/no column can have no interquartile range: fall back to its standard deviation, then to its unit.
     spread = np.where(high > low, high - low, sample.std(axis=0))
-    return Scaling(*as_floats(centre, np.where(spread > 0, spread, 1.0)))
+    # By range, since the standard deviation of equal values is rounding, not zero.
+    return Scaling(*as_floats(centre, np.where(np.ptp(sample, axis=0) > 0, spread, 1.0)))
 
 
 def _fit_projection(scaling: str, values: ArrayLike, key: Key) -> Projection:

@@ -113,7 +113,7 @@ def pairing_null(
     return _two_sided(
         float(observed),
         np.asarray(null, float),
-        float(np.mean(np.asarray(null))),
+        float(np.mean(np.append(np.asarray(null, float), float(observed)))),  # the data are one of the pairings
         f"{pair[0]} and {pair[1]} are paired at random across cases (statistic: mean {statistic.replace('_', ' ')})",
         cases,
     )
@@ -239,7 +239,11 @@ def bandwidth_stability(
     """
     bandwidths = bandwidth * np.geomspace(1.0 / factor, factor, count)
     # One grid, fine enough for the narrowest kernel and long enough for the widest: one compilation for all.
-    grid = uniform_grid(*sources.values(), bandwidth=bandwidths[0], padding=PADDING * factor**2)
+    present = [
+        np.asarray(values)[np.asarray(weights[name]) > 0] if weights and name in weights else values
+        for name, values in sources.items()
+    ]
+    grid = uniform_grid(*present, bandwidth=bandwidths[0], padding=PADDING * factor**2)
     qualities = tuple(
         fusion_quality(sources, bandwidth=float(one), weights=weights, grid=grid, keep_densities=False)
         for one in bandwidths

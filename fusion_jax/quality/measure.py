@@ -164,6 +164,9 @@ def rescale(
         total = jnp.sum(mass)
         centre = jnp.sum(mass * values) / total
         variance = jnp.sum(mass * jnp.square(values - centre)) / total
+        # Equal values have the variance of their rounding.
+        rounding = jnp.square(8.0 * jnp.finfo(values.dtype).eps * centre)
+        variance = jnp.where(variance > rounding, variance, jnp.zeros_like(variance))
         spread = jnp.sqrt(jnp.where(variance > 0, variance, jnp.ones_like(variance)))  # finite gradient where constant
     elif rescaling == "minmax":
         centre = jnp.min(jnp.where(mass > 0, values, jnp.inf))

@@ -324,7 +324,6 @@ def test_a_density_refuses_what_it_cannot_measure(function, changes, message):
         function(arguments.pop("values"), arguments.pop("bandwidth"), **arguments)
 
 
-@pytest.mark.xfail(strict=True, reason="any other method is taken for the binned or pairwise one")
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("function", [kernel_density, log_density, information_potential])
 def test_an_unknown_method_is_refused(function):
@@ -332,7 +331,6 @@ def test_an_unknown_method_is_refused(function):
         function(np.array([0.0, 1.0]), 1.0, method=cast(Any, "thumb"))
 
 
-@pytest.mark.xfail(strict=True, reason="weights that are not positive are left out unseen")
 @pytest.mark.parametrize("weights", [np.ones(3), np.array([1.0, -1.0]), np.array([1.0, np.nan])])
 def test_a_bandwidth_rule_refuses_weights_that_are_none(weights):
     with pytest.raises(ValueError, match="2 non-negative numbers"):

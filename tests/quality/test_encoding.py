@@ -287,12 +287,10 @@ def test_robust_scaling_is_by_median_and_interquartile_range_or_what_replaces_it
     assert (native.centre.tolist(), native.scale.tolist()) == ([0.0] * 3, [1.0] * 3)
 
 
-@pytest.mark.xfail(strict=True, reason="the standard deviation of equal values is not zero but rounding")
 def test_a_constant_column_keeps_its_unit_even_where_its_mean_is_rounded(key):
     assert positional(scaling="robust").fit(np.full((30, 2), [0.1, 2.3]), key).scale.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.xfail(strict=True, reason="a size beyond the padded one is cut off, and every remainder but 'error' pads")
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("make", "message"),
