@@ -2,8 +2,7 @@ r"""Encodings that lift a few clinical values to as many coordinates as an image
 
 Positional encoding (Wang et al. 2023, Eq. 8 and 9) and the alternatives that the paper names as future work share one
 pair of functions, an `Encoding`: `fit(values, key) -> params`, `encode(params, values, size) -> coordinates`. Only
-`fit` looks at a cohort, so it is given training patients; `encode` is pure, differentiable in values and parameters,
-and draws longer encodings as extensions of shorter ones.
+`fit` looks at a cohort, so it is given training patients; `encode` is pure and differentiable in values and parameters.
 """
 
 import math

@@ -170,7 +170,10 @@ def outcome_null(
       >>> outcome_null(np.arange(20.0), np.arange(20) > 9).statistic
       1.0
     """
-    sample, positive = np.asarray(values, float), np.asarray(outcome, bool)
+    sample, found = np.asarray(values, float), np.asarray(outcome)
+    if not np.isin(found, (0, 1)).all():
+        raise ValueError(f"outcome holds {sorted(set(found.ravel().tolist()), key=str)[:5]}; expected False and True.")
+    positive = found.astype(bool)
     if sample.ndim != 1 or sample.shape != positive.shape:
         raise ValueError(
             f"values and outcome have shapes {sample.shape} and {positive.shape}; expected (cases,) twice."

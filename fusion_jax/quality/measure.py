@@ -43,6 +43,7 @@ GAMMAS_AT_ONCE = 256
 SMALLEST_BUCKET, BUCKET_RATIO = 1024, 10
 MERGED_COORDINATES = 2**20
 PLANNED_CASES = 32
+COARSEST_STEP = 0.5  # bandwidths; integrals of squared densities are exact to rounding there
 KERNEL_REACH = 4.0  # bandwidths that a grid has to reach beyond the values: 3e-5 of the mass of the outermost
 
 
@@ -734,3 +735,8 @@ def _check_cover(grid: Array, width: Array, values: dict[str, Array], method: Me
         )
     if method != "exact":
         densities_of.check_step(grid, width)
+    elif float(densities_of.grid_step(grid) / width) > COARSEST_STEP:
+        raise ValueError(
+            f"a grid with a step of {float(densities_of.grid_step(grid) / width):.3g} bandwidths is too coarse to "
+            f"integrate over, even for exact densities; expected at most {COARSEST_STEP:g}. Use uniform_grid."
+        )

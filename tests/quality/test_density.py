@@ -700,3 +700,10 @@ def test_a_million_values_of_which_half_are_equal_keep_their_sum_in_single_preci
     found = kernel_density(values, 0.125, grid=grid, method="binned").values
     at_zero = np.exp(-0.5 * np.square(values.astype(float) / 0.125)).mean() / (0.125 * np.sqrt(2 * np.pi))
     assert abs(float(found[1024]) / at_zero - 1) < 1e-4  # one long sum in single precision is 3e-3 off
+
+
+def test_an_infinite_value_poisons_an_exact_density_and_short_grids_are_not_interpolated():
+    hidden = jax.jit(lambda v: kernel_density(v, 1.0, grid=np.linspace(-5.0, 5.0, 50), method="exact").values)
+    assert np.isnan(hidden(np.array([0.0, np.inf]))).all()
+    with pytest.raises(ValueError, match="at least four grid points; found 3"):
+        interpolate(np.arange(3.0), np.arange(3.0), np.array([0.5]))

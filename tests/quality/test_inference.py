@@ -254,3 +254,9 @@ def test_the_dominant_source_has_the_largest_mean_share():
     quality = cohort(0, related=False)
     shares = {"a": jnp.array([0.9, 0.2, 0.3]), "b": jnp.array([0.1, 0.8, 0.7])}
     assert dominant_source(quality._replace(energy_shares=shares)) == "b"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_outcome_that_is_unknown_is_refused():
+    with pytest.raises(ValueError, match="expected False and True"):
+        outcome_null(np.arange(3.0), np.array([0.0, 1.0, np.nan]))

@@ -495,3 +495,10 @@ def test_a_plan_uses_the_encoding_it_is_given(plan):
     denser = plan_encoding(features, values, bandwidth=BANDWIDTH, encode=shrunk)
     assert denser.balanced
     assert denser.size < planned.size
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_exact_density_on_a_grid_too_coarse_to_integrate_over_is_refused():
+    sources = {"x": np.array([0.0, 10.0, 20.0]), "y": np.array([0.5, 0.6])}
+    with pytest.raises(ValueError, match="too coarse to integrate over"):
+        fusion_quality(sources, bandwidth=0.1, grid_size=40, method="exact")
