@@ -38,6 +38,7 @@ from benchmarks.timing import (
     parser,
     relative_difference,
     timing_cells,
+    tune,
 )
 from fusion_jax.quality import binning_error_bound, information_potential, kernel_density, log_density
 
@@ -515,11 +516,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--limit", type=float, default=6.0, help="longest call in seconds (default: %(default)s)")
     chosen = options.parse_args(arguments)
+    settings = tune(chosen)
     # A compilation that comes from a cache would make first calls look quick.
     jax.config.update("jax_enable_compilation_cache", False)
     rounds = 2 if chosen.quick else chosen.rounds
     peers, missing = find_peers("KDEpy", "sklearn.neighbors", "scipy.stats")
-    header = describe_run(missing, rounds)
+    header = describe_run(missing, rounds) | {"settings": settings}
     bench = Bench(peers, rounds, chosen.limit)
     for size in QUICK_SIZES if chosen.quick else SIZES:
         bench.measure(size)

@@ -42,6 +42,7 @@ from benchmarks.timing import (
     race,
     relative_difference,
     timing_cells,
+    tune,
 )
 from fusion_jax.quality import GammaSweep, Simulation, simulate, sweep_gamma
 
@@ -407,10 +408,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--full", action="store_true", help="run every NumPy loop of the validation (about 15 minutes)"
     )
     chosen = options.parse_args(arguments)
+    settings = tune(chosen)
     # A compilation that comes from a cache would make first calls look quick.
     jax.config.update("jax_enable_compilation_cache", False)
     rounds = 2 if chosen.quick else chosen.rounds
-    header = describe_run([], rounds)
+    header = describe_run([], rounds) | {"settings": settings}
     sweeps, sweep_aims, same_sweeps = measure_sweeps(rounds, quick=chosen.quick)
     validation, validation_aims, same_validation = measure_validation(
         rounds, QUICK if chosen.quick else PUBLISHED, full=chosen.full

@@ -1,10 +1,10 @@
 """Run every benchmark and put its tables into RESULTS.md.
 
-    python -m benchmarks.refresh                  # runs all scripts, about 10 minutes on 2 cores
+    python -m benchmarks.refresh                  # runs all scripts
     python -m benchmarks.refresh --rounds 11      # options go to every script
 
-Each script runs in a process of its own. Run this on a machine that does nothing else; the results say what its load
-was.
+Each script runs in a process of its own; two of them want PyTorch (`make peers`) and say so where it is missing. Run
+this on a machine that does nothing else; the results say what its load was.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.timing import read_results, render_results
 
-SCRIPTS = ("density", "gamma_sweep")
+SCRIPTS = ("density", "gamma_sweep", "conv", "detection_kernels")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 BEGIN, END = "<!-- measured: written by benchmarks.refresh -->", "<!-- end of measured -->"
 

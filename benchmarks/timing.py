@@ -1,8 +1,8 @@
 """Timing of contenders side by side, and plain-text tables of it: what the benchmark scripts share.
 
-A ratio between contenders of one run is the result; a time is not. Contenders are called in turn (A B C A B C ...)
-in one process, so that whatever else the machine does disturbs all of them. The first call, which compiles, is timed
-apart and a warm-up is discarded.
+A ratio between contenders of one run is the result; a time is not. Contenders are called in turn (A B C A B C ...),
+so that whatever else the machine does disturbs all of them. The first call, which compiles, is timed apart and a
+warm-up is discarded. A contender that lives in another process times itself there.
 """
 
 import argparse
@@ -21,9 +21,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fusion_jax.cpu import tune_cpu
+
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "KDEpy")
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+"""For processes that start: what `fusion_jax.tune_cpu` does to the memory of one that runs."""
+
 SHORTEST_ROUND = 0.005  # seconds; shorter calls are repeated within a round, or the clock is what is measured
 QUIET_LOAD = 1.5
+QUIET_CORES = 0.3
+"""Cores that other work may keep busy for a ratio between processes to be judged: threads that wait for one another,
+as PyTorch's do, lose more than their share (a 3-D convolution took 6 times as long at a load of 4 on 2 cores)."""
 
 Cell = str | int | float | None
 Row = dict[str, Cell]
@@ -38,6 +46,8 @@ class Contender(NamedTuple):
       call: does the work once and returns the result.
       power: its time grows with this power of the problem size.
       largest: largest problem size that it is given, usually for its memory.
+      clock: does the work that many times and returns the seconds it took, where `call` is no measure of the work
+        because another process does it; `call` then only fetches the result.
     """
 
     name: str
@@ -45,6 +55,7 @@ class Contender(NamedTuple):
     call: Callable[[], Any]
     power: int = 1
     largest: float = math.inf
+    clock: Callable[[int], float] | None = None
 
 
 class Timing(NamedTuple):
@@ -60,6 +71,38 @@ class Timing(NamedTuple):
         """The same timing of `factor` times the work, where only a part was run."""
         first, median, fastest, slowest = (factor * seconds for seconds in self[:4])
         return Timing(first, median, fastest, slowest, self.result)
+
+
+class Program:
+    """A jitted function of `inputs` and `constants`, compiled at its first call; it returns a tuple.
+
+    With a `cotangent` the tuple goes on with the gradients of `inputs`. Everything is an argument, so that nothing is
+    folded, and the result is returned too, so that XLA keeps the forward pass of a linear function.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], inputs: Sequence[Any], cotangent: Any = None, constants: Sequence[Any] = ()
+    ) -> None:
+        def forward(inputs: Sequence[Any], constants: Sequence[Any], _: None) -> tuple[Any, ...]:
+            return (function(*inputs, *constants),)
+
+        def backward(inputs: Sequence[Any], constants: Sequence[Any], cotangent: Any) -> tuple[Any, ...]:
+            result, pull = jax.vjp(lambda *inputs: function(*inputs, *constants), *inputs)
+            return (result, *pull(cotangent))
+
+        self._jitted = jax.jit(forward if cotangent is None else backward)
+        self._arguments = tuple(inputs), tuple(constants), cotangent
+        self._compiled: Any = None
+
+    def __call__(self) -> tuple[Any, ...]:
+        if self._compiled is None:
+            self._compiled = self._jitted.lower(*self._arguments).compile()
+        return self._compiled(*self._arguments)
+
+    def peak_bytes(self) -> int | None:
+        """Outputs and temporary arrays, as the compiler planned them; None where it does not tell."""
+        analysis = None if self._compiled is None else self._compiled.memory_analysis()
+        return None if analysis is None else analysis.temp_size_in_bytes + analysis.output_size_in_bytes
 
 
 class Table(NamedTuple):
@@ -98,44 +141,59 @@ class Results(NamedTuple):
 # Racing.
 
 
-def race(contenders: Iterable[Contender], rounds: int) -> dict[str, Timing]:
-    """Times all contenders in turn, `rounds` times over."""
+def race(
+    contenders: Iterable[Contender], rounds: int, *, pause: float = 0.0, once: float = math.inf
+) -> dict[str, Timing]:
+    """Times all contenders in turn, `rounds` times over.
+
+    `pause` seconds pass before each, so that threads which another left spinning are asleep. A contender whose warm-up
+    takes longer than `once` seconds is not called again: its warm-up is its timing.
+    """
     entered = list(contenders)
     firsts, results, repeats = {}, {}, {}
-    for contender in entered:
-        firsts[contender.name], results[contender.name] = _timed(contender.call, 1)
-        warm, _ = _timed(contender.call, 1)
-        repeats[contender.name] = max(1, math.ceil(SHORTEST_ROUND / max(warm, 1e-6)))
     seconds: dict[str, list[float]] = {contender.name: [] for contender in entered}
+    for contender in entered:
+        firsts[contender.name], results[contender.name] = _timed(contender, 1, pause)
+        warm, _ = _timed(contender, 1, pause)
+        repeats[contender.name] = max(1, math.ceil(SHORTEST_ROUND / max(warm, 1e-6)))
+        if warm > once:
+            seconds[contender.name].append(warm)
+        if contender.clock is not None:
+            results[contender.name] = contender.call()
+    raced = [contender for contender in entered if not seconds[contender.name]]
     for _ in range(rounds):
-        for contender in entered:
-            seconds[contender.name].append(_timed(contender.call, repeats[contender.name])[0])
+        for contender in raced:
+            seconds[contender.name].append(_timed(contender, repeats[contender.name], pause)[0])
     return {
         name: Timing(firsts[name], statistics.median(spent), min(spent), max(spent), results[name])
         for name, spent in seconds.items()
     }
 
 
-def _timed(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+def _timed(contender: Contender, repeats: int, pause: float) -> tuple[float, Any]:
+    if pause:
+        time.sleep(pause)
+    if contender.clock is not None:
+        return contender.clock(repeats) / repeats, None
     result = None
     start = time.perf_counter()
     for _ in range(repeats):
         # JAX returns before the work is done.
-        result = jax.block_until_ready(call())
+        result = jax.block_until_ready(contender.call())
     return (time.perf_counter() - start) / repeats, result
 
 
 class Patience:
     """Leaves out contenders that would take longer than `limit` seconds a call, judged by the size before."""
 
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
+    def __init__(self, limit: float, *, pause: float = 0.0, once: float = math.inf) -> None:
+        self.limit, self.pause, self.once = limit, pause, once
         self.seen: dict[str, tuple[float, float]] = {}
 
     def race(self, contenders: Iterable[Contender], size: float, rounds: int) -> dict[str, Timing]:
         """`race` among those that are quick enough for a problem of this size."""
         entered = [c for c in contenders if size <= c.largest and self._expected(c, size) <= self.limit]
-        timings = race(entered, rounds)
+        timings = race(entered, rounds, pause=self.pause, once=self.once)
         self.seen.update({name: (size, timing.median) for name, timing in timings.items()})
         return timings
 
@@ -166,6 +224,31 @@ def timing_cells(contender: Contender, timings: Mapping[str, Timing], against: S
     row["spread, ms"] = f"{_text(1e3 * timing.fastest)}-{_text(1e3 * timing.slowest)}"
     for peer in against:
         row[f"vs {peer}"] = timings[peer].median / timing.median if peer in timings else None
+    return row
+
+
+def ratio_cells(timings: Mapping[str, Timing], ours: str, others: Mapping[str, str | None]) -> Row:
+    """The cells of a row that holds all contenders: their times, and the time of `ours` over that of the others.
+
+    Args:
+      timings: by contender.
+      ours: the contender that the row is about.
+      others: contenders by the name that they have in the table; None, or one that did not run, leaves "-".
+    """
+
+    def times(label: str, name: str | None) -> Row:
+        timing = None if name is None else timings.get(name)
+        if timing is None:
+            return {f"{label}, ms": None, f"{label} spread": "-"}
+        spread = f"{_text(1e3 * timing.fastest)}-{_text(1e3 * timing.slowest)}"
+        return {f"{label}, ms": 1e3 * timing.median, f"{label} spread": spread}
+
+    row: Row = {"first, ms": 1e3 * timings[ours].first if ours in timings else None} | times(ours, ours)
+    for label, name in others.items():
+        row |= times(label, name)
+    for label, name in others.items():
+        both = (None, None) if name is None else (timings.get(ours), timings.get(name))
+        row[f"time / {label}"] = both[0].median / both[1].median if both[0] and both[1] else None
     return row
 
 
@@ -223,7 +306,20 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--rounds", type=int, default=7, help="rounds of interleaved calls (default: %(default)s)")
     options.add_argument("--quick", action="store_true", help="smallest sizes, two rounds: checks the numbers only")
     options.add_argument("--out", type=Path, help="write the results to this JSON file")
+    options.add_argument("--untuned", action="store_true", help="leave memory and XLA as they are by default")
     return options
+
+
+def tune(options: argparse.Namespace) -> str:
+    """Makes this process, and those it starts, ready for the cores it has, unless told not to; what was done, in words.
+
+    Whoever starts another process gives it the same memory settings through its environment: peers are tuned alike.
+    """
+    if options.untuned:
+        return "none (--untuned)"
+    os.environ.update(KEEP_FREED_MEMORY)
+    made = [setting for setting, done in tune_cpu().items() if done]
+    return f"fusion_jax.tune_cpu ({', '.join(made) or 'nothing applies'}); the same memory setting for every peer"
 
 
 def find_peers(*modules: str) -> tuple[dict[str, Any], list[str]]:
@@ -253,6 +349,42 @@ def describe_run(missing: Sequence[str], rounds: int) -> dict[str, Cell]:
         "rounds": f"{rounds}, interleaved; the first call and a warm-up are excluded",
         "peers missing": "; ".join(missing) or "none",
     }
+
+
+class Bystanders:
+    """How many cores work other than ours, children included, keeps busy."""
+
+    def __init__(self) -> None:
+        self._start = _spent()
+
+    def cores(self) -> float | None:
+        """On average since this was made; None where the system does not tell. Children count once they have ended."""
+        end = _spent()
+        if self._start is None or end is None:
+            return None
+        elapsed, busy, own = (after - before for after, before in zip(end, self._start, strict=True))
+        return max(0.0, busy - own) / elapsed
+
+    def note(self) -> str:
+        cores = self.cores()
+        return "not known" if cores is None else f"kept {cores:.1f} cores busy on average"
+
+    def judge(self, aims: Iterable[Aim]) -> list[Aim]:
+        """The aims, without a verdict where other work was in the way."""
+        cores = self.cores()
+        if cores is None or cores <= QUIET_CORES:
+            return list(aims)
+        return [aim._replace(measured=f"{aim.measured}; not judged: machine busy", holds=None) for aim in aims]
+
+
+def _spent() -> tuple[float, float, float] | None:
+    """Seconds: of the clock, of all cores at work, and of ours."""
+    statistics_of_cores = Path("/proc/stat")
+    if not statistics_of_cores.exists():
+        return None
+    user, nice, system, _, _, interrupts, soft, *_ = map(int, statistics_of_cores.read_text("ascii").split()[1:9])
+    busy = (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), busy, sum(os.times()[:4])
 
 
 def _vector_unit() -> str:

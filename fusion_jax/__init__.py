@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fusion_jax import arrays, commands, data, quality, records, reporting
+    from fusion_jax import arrays, commands, data, encoders, ops, quality, records, reporting
+    from fusion_jax.cpu import tune_cpu
     from fusion_jax.quality import FusionQuality, fusion_quality, plan_encoding, sweep_gamma
 
 __version__ = "0.1.0"
@@ -18,16 +19,21 @@ __all__ = [
     "arrays",
     "commands",
     "data",
+    "encoders",
     "fusion_quality",
+    "ops",
     "plan_encoding",
     "quality",
     "records",
     "reporting",
     "sweep_gamma",
+    "tune_cpu",
 ]
 
-_PACKAGES = frozenset({"arrays", "commands", "data", "quality", "records", "reporting"})
-_HOMES = dict.fromkeys(("FusionQuality", "fusion_quality", "plan_encoding", "sweep_gamma"), "fusion_jax.quality")
+_PACKAGES = frozenset({"arrays", "commands", "data", "encoders", "ops", "quality", "records", "reporting"})
+_HOMES = dict.fromkeys(("FusionQuality", "fusion_quality", "plan_encoding", "sweep_gamma"), "fusion_jax.quality") | {
+    "tune_cpu": "fusion_jax.cpu"
+}
 
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here

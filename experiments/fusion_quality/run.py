@@ -17,6 +17,7 @@ from experiments.fusion_quality.cohort import PAIRS, PRIMARY, measure_cohort
 from experiments.fusion_quality.config import Config
 from experiments.fusion_quality.validation import SPEC_TABLE, validate
 from fusion_jax.commands.main import enable_compilation_cache
+from fusion_jax.cpu import tune_cpu
 from fusion_jax.quality import Stability
 from fusion_jax.records import run_record, write_csv, write_json
 from fusion_jax.reporting.figures import distribution_figure, gamma_figure, save_figure, stability_figure
@@ -29,6 +30,7 @@ Named = dict[str, Figure]
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
+    tune_cpu()
     enable_compilation_cache()
     run(config)
 

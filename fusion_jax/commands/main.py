@@ -16,6 +16,7 @@ from pathlib import Path
 import tyro
 
 from fusion_jax import __version__
+from fusion_jax.cpu import tune_cpu
 
 __all__ = ["enable_compilation_cache", "main"]
 
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = import_module(f"fusion_jax.commands.{name.replace('-', '_')}")
     try:
         config = tyro.cli(command.Config, args=options, prog=f"fusion-jax {name}")
+        tune_cpu()
         if config.compilation_cache:
             enable_compilation_cache()
         return command.run(config)
