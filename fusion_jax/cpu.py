@@ -13,8 +13,9 @@ KEPT_FUSIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 # An unknown flag ends the process, so only versions that were tried: from, and before.
 TRIED_JAXLIB = (0, 10), (0, 13)
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
-LARGEST_KEPT = 2**30
+# malloc.h of the GNU C library: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX. A process that shrinks after its
+# largest array pays for the same pages again, and so does a thread with a heap of its own, which ends at 64 MiB.
+MEMORY_SETTINGS = {-1: 2**31 - 1, -3: 2**30, -8: 1}
 
 
 def tune_cpu() -> dict[str, bool]:
@@ -56,5 +57,5 @@ def _keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # A process that shrinks again after its largest array would pay for the same pages once more.
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    accepted = [mallopt(parameter, value) for parameter, value in MEMORY_SETTINGS.items()]
+    return all(accepted)

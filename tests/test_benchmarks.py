@@ -390,15 +390,22 @@ def test_versions_that_disagree_are_an_error(tmp_path, capsys):
     assert timing.read_results(out) == stored
 
 
-def test_the_results_page_can_be_refreshed(monkeypatch, tmp_path):
+def test_the_results_page_can_be_refreshed_as_a_whole_or_in_part(monkeypatch, tmp_path):
     page = tmp_path / "RESULTS.md"
     page.write_text(refresh.RESULTS.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(refresh, "RESULTS", page)
-    monkeypatch.setattr(refresh, "measured", lambda options: f"new tables with {options[0]}")
+    monkeypatch.setattr(refresh, "measure", lambda script, options: f"new tables of {script} with {options[0]}\n")
     original = page.read_text(encoding="utf-8")
+    block = refresh.sections(original.partition(refresh.BEGIN)[2].partition(refresh.END)[0])
+    refresh.main(["conv", "--quick"])
+    text = page.read_text(encoding="utf-8")
+    assert text.count("new tables of conv with --quick") == 1
+    for name, tables in block.items():
+        assert (tables in text) == (name != "conv")
     for _ in range(2):
         refresh.main(["--quick"])
     text = page.read_text(encoding="utf-8")
-    assert text.count("new tables with --quick") == 1
+    assert re.findall(r"new tables of (\w+)", text) == list(refresh.SCRIPTS)
+    assert re.findall(r"^## benchmarks\.(\w+)$", text, re.MULTILINE) == list(refresh.SCRIPTS)
     assert text.startswith(original.partition(refresh.BEGIN)[0])
     assert text.endswith(refresh.END + original.partition(refresh.END)[2])
