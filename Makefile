@@ -29,7 +29,7 @@ test-wheel: .venv/installed ## run all other tests against the built and install
 	$(RUN) -m tests.wheel
 
 test-slow: .venv/installed ## run the slow tests; those that need .venv-peers say so when it is missing
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -n 2 -m slow
 
 peers: .venv-peers/installed ## set up .venv-peers with PyTorch, for slow parity tests and benchmarks
 

@@ -28,7 +28,9 @@ import jax
 import jax.numpy as jnp
 from fusion_jax import tune_cpu
 
-made = tune_cpu()["convolutions"] if sys.argv[1] == "tuned" else None
+if sys.argv[1] == "late":
+    jnp.ones(3)
+made = tune_cpu()["convolutions"] if sys.argv[1] != "untuned" else None
 compiled = jax.jit(lambda x, w: jax.lax.conv_general_dilated(
     x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 ).lower(jnp.ones((2, 16, 16, 32)), jnp.ones((3, 3, 32, 32))).compile()
@@ -65,6 +67,13 @@ def test_convolutions_leave_the_library_that_computes_them_on_one_core():
     assert run(CONVOLUTION, "untuned")[1]
 
 
+def test_coming_too_late_is_said():
+    made, single, flags = run(CONVOLUTION, "late")
+    assert not made
+    assert single
+    assert flags == ""
+
+
 def test_flags_of_the_user_stay():
     wanted = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     made, _, flags = run(CONVOLUTION, "tuned", XLA_FLAGS=wanted)
@@ -81,6 +90,7 @@ def test_an_untried_jaxlib_gets_no_flag_that_it_may_not_know(monkeypatch):
     from fusion_jax import cpu
 
     monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setitem(sys.modules, "jax._src.xla_bridge", None)
     for version in ("0.9.2", "0.13.0", "1.0"):
         monkeypatch.setattr("importlib.metadata.version", lambda _name, found=version: found)
         assert not cpu._convolutions_on_all_cores()

@@ -72,9 +72,10 @@ class _Convolution(nn.Module):
 class Conv(_Convolution):
     """Convolution over 1, 2 or 3 spatial axes, channels last; `flax.linen.Conv` with quick CPU kernels.
 
-    Names, layout and initial values of the parameters are those of `flax.linen.Conv`, so weights move between the two
-    and a module may swap one for the other. Exactly one axis of cases comes first; a kernel size given as one number
-    holds for every axis.
+    Names, layout and initial values of the parameters are those of `flax.linen.Conv`, so weights move between the two.
+    Other than there, exactly one axis of cases comes first, a kernel size given as one number holds for every axis,
+    half precision stays half precision unless `dtype` says otherwise, and `CIRCULAR`, `CAUSAL` and `REFLECT` padding,
+    input dilation and masks of the kernel are missing.
 
     Attributes:
       features: output channels.

@@ -13,7 +13,7 @@ lowered for a platform, so that one traced or exported function runs well on all
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +40,8 @@ class Choice(NamedTuple):
     Attributes:
       when: whether the row holds for a role of a convolution of so many input channels.
       method: the formulation, a key of `FORMULATIONS`.
-      reason: what was measured: milliseconds of XLA's own way and of this one (2 cores after `fusion_jax.tune_cpu`,
-        float32, jax 0.10.2); `benchmarks/conv.py` measures both again.
+      reason: what was measured: milliseconds of XLA's own way and of this one, each alone in a program (2 cores after
+        `fusion_jax.tune_cpu`, float32, jax 0.10.2). `benchmarks/conv.py` measures whole passes.
     """
 
     when: Callable[[Role, Geometry, int], bool]
@@ -49,11 +49,21 @@ class Choice(NamedTuple):
     reason: str
 
 
+def _strided(role: Role, geometry: Geometry) -> bool:
+    """Gradients of a stride, which leave zeros or gaps for XLA to multiply."""
+    return role != "forward" and max(geometry.strides) > 1
+
+
 CHOICES = (
     Choice(
-        lambda role, geometry, channels: role != "forward" and all(size == 1 for size in geometry.window),
+        lambda role, geometry, channels: geometry.window == (1,) * geometry.axes and _strided(role, geometry),
         "matmul",
-        "gradients of 1 x 1 are matrix products: 256 to 512 channels at 8 x 56 x 56, stride 2, input 15 to 4.5",
+        "1 x 1 is a matrix product: 256 to 512 channels at 8 x 56 x 56, stride 2, input 15 to 4.5, kernel 7.8 to 5.2",
+    ),
+    Choice(
+        lambda role, geometry, channels: geometry.axes == 1 and role == "kernel_gradient",
+        "direct",
+        "depthwise, 7 taps, 32 channels at 4 x 8192: 4.7, and 46 by shifting, which is made for rows and columns",
     ),
     Choice(
         lambda role, geometry, channels: geometry.groups == channels > 1,
@@ -76,14 +86,14 @@ CHOICES = (
         "3 x 3 x 3, 16 channels at 56 x 56 x 72: forward 105 to 18 (planes 18), input gradient 10 (planes 16)",
     ),
     Choice(
-        lambda role, geometry, channels: role == "input_gradient" and max(geometry.strides) > 1 and channels >= 8,
+        lambda role, geometry, channels: role == "input_gradient" and _strided(role, geometry) and channels >= 8,
         "phases",
         "5 x 5, 16 to 32 channels at 4 x 112 x 112, stride 2: 3.0 to 1.4; with 3 channels 5.4 against 9.0",
     ),
     Choice(
         lambda role, geometry, channels: True,
         "direct",
-        "1-D and dense 2-D: XLA's own loop is quickest, dilation included",
+        "dense 1-D and 2-D: 3 x 3, 64 channels at 8 x 56 x 56, dilation 2, forward 7.9, and 13 by matrix products",
     ),
 )
 """Formulations on CPU; the first row that holds is taken. Accelerators take "direct" always."""
@@ -124,7 +134,7 @@ def conv(
       method: "auto" takes what was measured to be quickest on the platform (`CHOICES`). Others force a formulation:
         "direct" (XLA's), "phases" (the same, strided input gradients apart), "matmul" (windows in blocks), "shift"
         (depthwise only), "planes" and "folded" (3 axes only).
-      precision: precision of products on accelerators, as in `jax.lax`.
+      precision: precision of products on accelerators, as in `jax.lax`; "shift" always multiplies in full.
 
     Returns:
       `(b, *outputs, out)`, dtype of `x`. Half precision is computed in single precision on CPU.
@@ -279,15 +289,19 @@ def _alike(*arrays: Array) -> list[Array]:
 # Operands: `x` is `(n, *sizes, c)`, `y` is `(n, *outputs, o)`, `w` is `(*window, c // groups, o)`.
 
 
-def _conv_shape(x: tuple[int, ...], w: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
+_Shape = tuple[Any, ...]
+"""Sizes; the number of cases may be a symbol while a program is exported."""
+
+
+def _conv_shape(x: _Shape, w: _Shape, geometry: Geometry) -> _Shape:
     return (x[0], *geometry.outputs, w[-1])
 
 
-def _input_gradient_shape(y: tuple[int, ...], w: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
+def _input_gradient_shape(y: _Shape, w: _Shape, geometry: Geometry) -> _Shape:
     return (y[0], *geometry.sizes, w[-2] * geometry.groups)
 
 
-def _kernel_gradient_shape(x: tuple[int, ...], y: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
+def _kernel_gradient_shape(x: _Shape, y: _Shape, geometry: Geometry) -> _Shape:
     return (*geometry.window, x[-1] // geometry.groups, y[-1])
 
 
@@ -372,6 +386,11 @@ def _fold(array: Array, axis: int) -> Array:
     return array.reshape(-1, *array.shape[2:])
 
 
+def _unfold(array: Array, v: int) -> Array:
+    """Inverse of `_fold`; `v` in front."""
+    return array.reshape(v, -1, *array.shape[1:])
+
+
 def _channels(array: Array, axis: int, groups: int) -> Array:
     """Axis `v` merged into the last axis: order `(groups, v, rest)`."""
     array = jnp.moveaxis(array, axis, -2)
@@ -393,61 +412,75 @@ def _inputs(kernel: Array, axis: int) -> Array:
     return kernel.reshape(*kernel.shape[:-3], -1, kernel.shape[-1])
 
 
-def _both(
-    primitive: Primitive, operands: Sequence[Array], axes: Sequence[int | None], v: int, how: dict
-) -> tuple[Array, int]:
+class _How(TypedDict):
+    geometry: Geometry
+    method: Method
+
+
+_Axes = Sequence[int | None]
+
+
+def _both(primitive: Primitive, operands: Sequence[Array], axes: _Axes, v: int, how: _How) -> Array:
     """Both operands mapped, or taken as if they were: `v` times as many groups."""
     merged = [
         _channels(jnp.broadcast_to(a, (v, *a.shape)) if axis is None else a, axis or 0, 1)
         for a, axis in zip(operands, axes, strict=True)
     ]
     geometry = how["geometry"]
-    how = how | {"geometry": geometry._replace(groups=geometry.groups * v)}
-    result = primitive.bind(*merged, **how)
-    return _split_channels(result, v, 1), 0
+    # What "folded" cannot do, the other way over planes can.
+    method = "planes" if how["method"] == "folded" else how["method"]
+    result = primitive.bind(*merged, geometry=geometry._replace(groups=geometry.groups * v), method=method)
+    return _split_channels(result, v, 1)
 
 
-def _conv_batch(operands: Sequence[Array], axes: Sequence[int | None], **how: object) -> tuple[Array, int]:
-    (x, w), (x_axis, w_axis) = operands, axes
-    if w_axis is None:
-        v = x.shape[cast(int, x_axis)]
-        y = _conv.bind(_fold(x, cast(int, x_axis)), w, **how)
-        return y.reshape(v, -1, *y.shape[1:]), 0
-    v = w.shape[w_axis]
-    if x_axis is None:
-        groups = cast(Geometry, how["geometry"]).groups
-        return _split_channels(_conv.bind(x, _channels(w, w_axis, groups), **how), v, groups), 0
+def _conv_batch(operands: Sequence[Array], axes: _Axes, v: int, how: _How) -> Array:
+    (x, w), (x_axis, w_axis), groups = operands, axes, how["geometry"].groups
+    if w_axis is None and x_axis is not None:
+        return _unfold(_conv.bind(_fold(x, x_axis), w, **how), v)
+    if x_axis is None and w_axis is not None:
+        return _split_channels(_conv.bind(x, _channels(w, w_axis, groups), **how), v, groups)
     return _both(_conv, operands, axes, v, how)
 
 
-def _input_gradient_batch(operands: Sequence[Array], axes: Sequence[int | None], **how: object) -> tuple[Array, int]:
+def _input_gradient_batch(operands: Sequence[Array], axes: _Axes, v: int, how: _How) -> Array:
     (y, w), (y_axis, w_axis) = operands, axes
-    if w_axis is None:
-        v = y.shape[cast(int, y_axis)]
-        x = _input_gradient.bind(_fold(y, cast(int, y_axis)), w, **how)
-        return x.reshape(v, -1, *x.shape[1:]), 0
-    v = w.shape[w_axis]
-    # With several groups, more inputs a group would turn a depthwise convolution into a dense one.
-    if y_axis is None and cast(Geometry, how["geometry"]).groups == 1:
-        return _split_channels(_input_gradient.bind(y, _inputs(w, w_axis), **how), v, 1), 0
+    if w_axis is None and y_axis is not None:
+        return _unfold(_input_gradient.bind(_fold(y, y_axis), w, **how), v)
+    if y_axis is None and w_axis is not None and _dense(how):
+        return _split_channels(_input_gradient.bind(y, _inputs(w, w_axis), **how), v, 1)
     return _both(_input_gradient, operands, axes, v, how)
 
 
-def _kernel_gradient_batch(operands: Sequence[Array], axes: Sequence[int | None], **how: object) -> tuple[Array, int]:
-    (x, y), (x_axis, y_axis) = operands, axes
-    groups = cast(Geometry, how["geometry"]).groups
-    if x_axis is None:
-        v = y.shape[cast(int, y_axis)]
-        w = _kernel_gradient.bind(x, _channels(y, cast(int, y_axis), groups), **how)
-        return _split_channels(w, v, groups), 0
-    v = x.shape[x_axis]
-    if y_axis is None and groups == 1:
+def _kernel_gradient_batch(operands: Sequence[Array], axes: _Axes, v: int, how: _How) -> Array:
+    (x, y), (x_axis, y_axis), groups = operands, axes, how["geometry"].groups
+    if x_axis is None and y_axis is not None:
+        return _split_channels(_kernel_gradient.bind(x, _channels(y, y_axis, groups), **how), v, groups)
+    if y_axis is None and x_axis is not None and _dense(how):
         w = _kernel_gradient.bind(_channels(x, x_axis, 1), y, **how)
-        w = w.reshape(*w.shape[:-2], v, -1, w.shape[-1])
-        return jnp.moveaxis(w, -3, 0), 0
+        return jnp.moveaxis(w.reshape(*w.shape[:-2], v, -1, w.shape[-1]), -3, 0)
     return _both(_kernel_gradient, operands, axes, v, how)
 
 
-batching.primitive_batchers[_conv] = _conv_batch
-batching.primitive_batchers[_input_gradient] = _input_gradient_batch
-batching.primitive_batchers[_kernel_gradient] = _kernel_gradient_batch
+def _dense(how: _How) -> bool:
+    """Whether a group may get more inputs; a depthwise convolution would no longer be one."""
+    return how["geometry"].groups == 1 and how["method"] != "shift"
+
+
+def _mapped(role: Role, rule: Callable[[Sequence[Array], _Axes, int, _How], Array]) -> Callable[..., tuple[Array, int]]:
+    def mapped(operands: Sequence[Any], axes: _Axes, *, geometry: Geometry, method: Method) -> tuple[Any, int]:
+        sizes = [
+            [size for place, size in enumerate(a.shape) if place != axis]
+            for a, axis in zip(operands, axes, strict=True)
+        ]
+        v = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
+        shape = (v, *_SHAPES[role](tuple(sizes[0]), tuple(sizes[1]), geometry))
+        if 0 in (*shape, *sizes[0], *sizes[1]):  # nothing below divides by such a size
+            return jnp.zeros(shape, operands[0].dtype), 0
+        return rule(operands, axes, v, {"geometry": geometry, "method": method}), 0
+
+    return mapped
+
+
+batching.primitive_batchers[_conv] = _mapped("forward", _conv_batch)
+batching.primitive_batchers[_input_gradient] = _mapped("input_gradient", _input_gradient_batch)
+batching.primitive_batchers[_kernel_gradient] = _mapped("kernel_gradient", _kernel_gradient_batch)

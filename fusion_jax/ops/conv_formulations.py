@@ -248,6 +248,8 @@ class _Blocks(NamedTuple):
 
 def _blocks(rows: Sequence[int], values_per_row: int) -> _Blocks:
     """Blocks of at most about `BLOCK_VALUES` values, whole along the last axes where that is possible."""
+    if not all(isinstance(size, int) for size in rows):  # exported for any number of cases
+        return _Blocks((1,) * len(rows), tuple(rows))
     counts, sizes = [], []
     room = max(1, BLOCK_VALUES // values_per_row)
     for size in reversed(rows):

@@ -1,18 +1,7 @@
 r"""Pooling over one, two or three spatial axes, channels last, differentiable to every order.
 
-A window of several axes is pooled axis by axis: maxima of maxima, sums of sums. Milliseconds on two CPU cores, float32,
-forward / forward and backward, PyTorch 2.13 in its better memory format; one process after the other: 30 % either way.
-
-=======================================  ===================  ==========  ===========
-image, window, stride                    `lax`, all axes      here        PyTorch
-=======================================  ===================  ==========  ===========
-maximum, 1 x 56 x 56 x 72 x 16, 3^3, 1   45 / 316             4.8 / 19    12 / 17
-maximum, the same, 2                     7.5 / 67             1.0 / 5.2   1.5 / 3.4
-maximum, 8 x 112 x 112 x 64, 3^2, 2      9.4 / 84             1.7 / 18    1.2 / 3.2
-mean, the first                          21 / 36              5.4 / 8.2   21 / 46
-mean, the second                         4.1 / 30             1.0 / 1.8   2.6 / 6.9
-mean, the third                          5.2 / 21             1.3 / 3.2   0.8 / 2.4
-=======================================  ===================  ==========  ===========
+A window of several axes is pooled axis by axis: maxima of maxima, sums of sums. The backward pass of a maximum is
+written out, because that of `jax.lax.reduce_window` takes 5 to 20 times as long on CPU (`benchmarks/conv.py`).
 """
 
 import math
@@ -246,7 +235,7 @@ def _send_back(winner: Array, y: Array, *, size: int, stride: int, width: int, b
     """Values of windows added up at their winners, `(b, before, size, after)`; linear in `y`.
 
     Every position asks the few windows that hold it whether it won. Positions are written as (block, phase) of
-    `stride`; five axes also where the phase is one, since XLA:CPU then fuses this three to four times better.
+    `stride`; five axes also where the phase is one, since XLA:CPU then fuses this better.
     """
     batch, leading, windows, trailing = y.shape
     reach = -(-width // stride) - 1
@@ -261,9 +250,6 @@ def _send_back(winner: Array, y: Array, *, size: int, stride: int, width: int, b
         rows = slice(reach - back, reach - back + blocks)
         won = jnp.broadcast_to(winner[:, :, rows, None], shape) == phase + jnp.asarray(back * stride, winner.dtype)
         total = total + jnp.where(won, jnp.broadcast_to(y[:, :, rows, None], shape), jnp.zeros((), y.dtype))
-    if stride > 1:
-        # Without it the crop turns the loop over phases into divisions: 2-D, stride 2, 26 ms against 11.
-        total = lax.optimization_barrier(total)
     return total.reshape(batch, leading, blocks * stride, trailing)[:, :, before : before + size]
 
 

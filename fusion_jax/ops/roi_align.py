@@ -244,7 +244,8 @@ def _gathered(geometry: _Geometry, levels: tuple[Array, ...], boxes: Array, leve
             index = row[:, :, None, i] + column[:, None, :, j]
             weight = row_weight[:, :, None, i] * column_weight[:, None, :, j]
             total += flat.at[index].get(mode="clip") * weight[..., None]
-    return total
+    # A weight of zero does not silence a feature that is not finite.
+    return jnp.where(valid[:, None, None, None], total, 0)
 
 
 def _dense(geometry: _Geometry, levels: tuple[Array, ...], boxes: Array, level: Array, valid: Array) -> Array:

@@ -103,7 +103,10 @@ def warp(
         weight = jnp.ones((), dtype)
         for part, k in zip(above, corner, strict=True):
             weight = weight * (part if k else 1.0 - part)
-        total = total + weight[..., None] * values([i + k for i, k in zip(index, corner, strict=True)]).astype(dtype)
+        value = values([i + k for i, k in zip(index, corner, strict=True)]).astype(dtype)
+        # A corner without weight says nothing, whatever it holds: NaN as `fill` stays outside.
+        weight = jnp.broadcast_to(weight[..., None], value.shape)
+        total = total + jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, value))
     return total.astype(x.dtype)
 
 

@@ -1,6 +1,6 @@
 """Geometry of sliding windows, shared by convolution and pooling: what a user may write, made explicit and checked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 __all__ = ["Padding", "PerAxis", "output_sizes", "padding_pairs", "per_axis", "windows_inside"]
@@ -23,9 +23,9 @@ def per_axis(value: PerAxis, axes: int, name: str, *, smallest: int = 1) -> tupl
       >>> per_axis(2, 3, "strides")
       (2, 2, 2)
     """
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * axes
     for single in values:
-        if isinstance(single, bool) or not hasattr(single, "__index__"):
+        if isinstance(single, bool | Iterable) or not hasattr(single, "__index__"):
             raise TypeError(f"{name} is {value!r}; expected an integer, or one for each of {axes} spatial axes.")
     values = tuple(single.__index__() for single in values)
     if len(values) != axes:
@@ -61,11 +61,13 @@ def padding_pairs(
             )
             return tuple((total // 2, total - total // 2) for total in totals)
         raise ValueError(f"padding is {padding!r}; expected 'SAME', 'VALID' or numbers.")
-    if not isinstance(padding, Sequence):
-        padding = (padding,) * axes
-    if len(padding) != axes:
-        raise ValueError(f"padding has {len(padding)} values for {axes} spatial axes; give one number, or {axes}.")
-    pairs = [per_axis(pad, 2, "padding", smallest=0) for pad in padding]
+    sides = tuple(padding) if isinstance(padding, Iterable) else (padding,) * axes
+    if len(sides) != axes:
+        raise ValueError(f"padding has {len(sides)} values for {axes} spatial axes; give one number, or {axes}.")
+    for pad in sides:
+        if isinstance(pad, Iterable) and len(tuple(pad)) != 2:
+            raise ValueError(f"padding holds {pad!r}; expected one number for both sides of an axis, or a pair.")
+    pairs = [per_axis(pad, 2, "padding", smallest=0) for pad in sides]
     return tuple((before, after) for before, after in pairs)
 
 

@@ -104,3 +104,16 @@ def test_inputs_that_do_not_fit_are_refused(layer):
         layer(3, (3, 3, 3)).init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))
     with pytest.raises(ValueError, match="2 channels do not divide into feature_group_count=3"):
         layer(3, 3, feature_group_count=3).init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("layer", [Conv, ConvTranspose])
+def test_what_is_asked_of_the_layer_reaches_the_kernel(layer):
+    x = jnp.ones((1, 4, 4, 4, 1))
+    with pytest.raises(ValueError, match="method 'planes' needs 3 spatial axes"):
+        layer(2, 3, method="planes").init(jax.random.key(0), x[0])
+    ones = layer(2, 3, kernel_init=nn.initializers.ones, bias_init=nn.initializers.ones)
+    variables = ones.init(jax.random.key(0), x)
+    assert {float(value) for leaf in jax.tree.leaves(variables) for value in leaf.ravel()} == {1.0}
+    text = jax.jit(layer(2, 3, precision="highest").apply).lower(variables, x).as_text()
+    assert "HIGHEST" in text

@@ -112,17 +112,29 @@ def check(function, reference, x, w, keywords, x64=False):
         expected = jax.tree.map(np.asarray, expected)
         if x64:
             assert_close(derivatives(function, x, w, keywords), expected, 1e-10)
+            return
     found = derivatives(function, x.astype(np.float32), w.astype(np.float32), keywords)
     for name, tolerance in [("y", 2e-5), ("dx", 1e-4), ("dw", 1e-4), ("jvp of grad", 1e-4), ("grad of grad", 1e-4)]:
         assert_close(found[name], expected[name], tolerance)
 
 
+@pytest.fixture
+def unoptimised():
+    """The formulas are under test, not XLA: half of the time to compile. The full grid runs optimised."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_derivatives_equal_lax(case):
     x, w, keywords = arguments(case)
     check(conv, lax_conv, x, w, keywords)
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("case", covering(GRID, 2), ids=str)
 def test_values_and_derivatives_equal_lax_in_double_precision(case):
     x, w, keywords = arguments(case._replace(kernel=min(case.kernel, 3)))
@@ -136,9 +148,10 @@ def test_values_and_derivatives_equal_lax_over_the_full_grid(axes, rest):
     for even, padding in itertools.product(*FACTORS[5:]):
         x, w, keywords = arguments(Case(axes, *rest, even, padding))
         check(conv, lax_conv, x, w, keywords)
+        check(conv, lax_conv, x, w, keywords, x64=True)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.data())
 def test_unequal_axes_and_any_groups_equal_lax(data):
     axes = data.draw(st.integers(1, 3))
@@ -257,20 +270,61 @@ def small(request):
     return x, w, groups
 
 
-@pytest.mark.parametrize(("mapped_x", "mapped_w"), [(True, False), (False, True), (True, True)])
-def test_vmap_equals_a_loop_for_values_and_gradients(small, mapped_x, mapped_w):
+@pytest.mark.parametrize(("x_axis", "w_axis"), [(0, None), (2, None), (None, -2), (1, -2), (-1, 0)])
+def test_vmap_equals_a_loop_for_values_and_gradients(small, x_axis, w_axis):
     x, w, groups = small
-    xs = np.stack([x, 2 * x[::-1], x - 1]) if mapped_x else x
-    ws = np.stack([w, w[::-1], w + 1], -2) if mapped_w else w
+    xs = x if x_axis is None else np.stack([x, 2 * x[::-1], x - 1], x_axis)
+    ws = w if w_axis is None else np.stack([w, w[::-1], w + 1], w_axis)
 
     def both(x, w):
         y, pull = jax.vjp(lambda x, w: conv(x, w, groups=groups), x, w)
         return y, pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
-    batched = jax.jit(jax.vmap(both, (0 if mapped_x else None, -2 if mapped_w else None)))(xs, ws)
+    batched = jax.jit(jax.vmap(both, (x_axis, w_axis)))(xs, ws)
     single = jax.jit(both)
-    looped = [single(xs[i] if mapped_x else xs, ws[..., i, :] if mapped_w else ws) for i in range(3)]
+    looped = [
+        single(
+            x if x_axis is None else np.take(xs, i, x_axis),
+            w if w_axis is None else np.take(ws, i, w_axis),
+        )
+        for i in range(3)
+    ]
     assert_close(batched, jax.tree.map(lambda *rows: np.stack(rows), *looped), 1e-5)
+
+
+def test_transposed_convolution_maps_and_differentiates_like_a_loop():
+    xs, ws = RNG.normal(size=(3, 2, 4, 5, 4)).astype(np.float32), RNG.normal(size=(3, 3, 2, 2, 6)).astype(np.float32)
+
+    def both(x, w):
+        y, pull = jax.vjp(lambda x, w: conv_transpose(x, w, strides=2, groups=2), x, w)
+        return y, pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    for axes in ((0, 0), (0, None), (None, 0)):
+        x, w = (a[0] if axis is None else a for a, axis in zip((xs, ws), axes, strict=True))
+        batched = jax.jit(jax.vmap(both, axes))(x, w)
+        single = jax.jit(both)
+        looped = [
+            single(*(a if axis is None else a[i] for a, axis in zip((x, w), axes, strict=True))) for i in range(3)
+        ]
+        assert_close(batched, jax.tree.map(lambda *rows: np.stack(rows), *looped), 1e-5)
+
+
+@pytest.mark.parametrize("method", ["folded", "planes", "shift", "matmul", "phases"])
+def test_a_forced_method_maps_over_inputs_and_kernels(method):
+    """One channel in one group: what every method can compute, until mapping makes more groups of it."""
+    xs, ws = (
+        RNG.normal(size=(3, 2, 4, 4, 4, 1)).astype(np.float32),
+        RNG.normal(size=(3, 2, 2, 2, 1, 2)).astype(np.float32),
+    )
+
+    def both(method, x, w):
+        y, pull = jax.vjp(partial(conv, method=method), x, w)
+        return y, pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    for axes in ((0, 0), (0, None), (None, 0)):
+        x, w = (a[0] if axis is None else a for a, axis in zip((xs, ws), axes, strict=True))
+        found, expected = (jax.jit(jax.vmap(partial(both, name), axes))(x, w) for name in (method, "direct"))
+        assert_close(found, expected, 1e-5)
 
 
 def test_per_example_hessian_products_equal_a_loop():
@@ -319,6 +373,28 @@ def test_an_exported_gradient_holds_the_formulations_of_every_platform():
     assert "stablehlo.convolution" not in only["cpu"]
     assert "stablehlo.convolution" in only["cuda"]
     assert "stablehlo.convolution" in only["tpu"]
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_a_program_exported_for_any_number_of_cases_gives_their_values(name):
+    x_shape, w_shape, groups = SMALL[name]
+    x, w = RNG.normal(size=x_shape).astype(np.float32), RNG.normal(size=w_shape).astype(np.float32)
+    function = jax.jit(partial(conv, groups=groups))
+    (b,) = export.symbolic_shape("b")
+    any_number = jax.ShapeDtypeStruct((b, *x_shape[1:]), x.dtype)
+    exported = export.export(function)(any_number, jax.ShapeDtypeStruct(w_shape, w.dtype))
+    more = np.concatenate([x, x, x])
+    assert_close(exported.call(more, w), function(more, w), 1e-5)
+
+
+def test_precision_reaches_every_product():
+    x, w = np.ones((1, 6, 6, 6, 4), np.float32), np.ones((3, 3, 3, 4, 4), np.float32)
+    for method in ("direct", "phases", "matmul", "planes", "folded"):
+        function = jax.grad(lambda x, w, how=method: conv(x, w, method=how, precision="highest").sum(), (0, 1))
+        text = jax.jit(function).lower(x, w).as_text()
+        products = [line for line in text.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
+        assert products
+        assert all("HIGHEST" in line for line in products), method
 
 
 def test_cases_sharded_over_two_devices_give_the_same_values_and_gradients(small):
@@ -395,10 +471,29 @@ def test_empty_operands_give_zeros_and_zero_gradients(x, w, shape):
     assert not np.any(y)
     assert [a.shape for a in pull(jnp.ones_like(y))] == [x.shape, w.shape]
     assert not any(map(np.any, pull(jnp.ones_like(y))))
+    for axes in ((0, None), (None, 0), (0, 0)):
+        xs, ws = (a if axis is None else np.stack([a, a]) for a, axis in zip((x, w), axes, strict=True))
+        mapped = jax.vmap(jax.grad(lambda x, w: jnp.sum(conv(x, w)), (0, 1)), axes)(xs, ws)
+        assert [a.shape for a in mapped] == [(2, *x.shape), (2, *w.shape)]
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_mapping_over_nothing_gives_nothing_of_the_right_shape(axes, groups):
+    x, w = np.ones((2, 5, 5, 4), np.float32), np.ones((3, 3, 4 // groups, 8), np.float32)
+    xs, ws = (a if axis is None else np.zeros((0, *a.shape), a.dtype) for a, axis in zip((x, w), axes, strict=True))
+    assert jax.vmap(partial(conv, groups=groups), axes)(xs, ws).shape == (0, 2, 5, 5, 8)
+    gradients = jax.vmap(jax.grad(lambda x, w: jnp.sum(conv(x, w, groups=groups)), (0, 1)), axes)(xs, ws)
+    assert [a.shape for a in gradients] == [(0, *x.shape), (0, *w.shape)]
 
 
 def test_a_window_larger_than_the_input_has_no_output():
-    assert conv(np.ones((1, 2, 2, 1), np.float32), np.ones((3, 3, 1, 1), np.float32), padding="VALID").shape == (
+    x, w = np.ones((3, 1, 2, 2, 1), np.float32), np.ones((3, 3, 1, 1), np.float32)
+    valid = partial(conv, padding="VALID")
+    assert valid(x[0], w).shape == (1, 0, 0, 1)
+    assert jax.vmap(valid, (0, None))(x, w).shape == (3, 1, 0, 0, 1)
+    assert jax.vmap(jax.grad(lambda w, x: valid(x, w).sum()), (None, 0))(w, x).shape == (3, *w.shape)
+    assert valid(x[0], w).shape == (
         1,
         0,
         0,
@@ -462,6 +557,7 @@ def test_the_table_of_choices_is_what_runs():
 
     asked = [
         ("input_gradient", geometry(2, 1, stride=2), "matmul"),
+        ("kernel_gradient", geometry(1, 3, groups=16), "direct"),
         ("forward", geometry(3, 3, groups=16), "shift"),
         ("forward", geometry(2, 3, groups=4), "matmul"),
         ("kernel_gradient", geometry(3, 7), "planes"),

@@ -409,3 +409,12 @@ def test_wrong_arguments_say_what_is_wrong():
         multilevel_roi_align([features, features], boxes, scales=(1 / 4, 1 / 16))
     with pytest.raises(ValueError, match="one number of channels and one dtype"):
         multilevel_roi_align([features, features[..., :1]], boxes, scales=(1 / 4, 1 / 8))
+
+
+def test_padded_boxes_give_zeros_whatever_the_features_hold():
+    features = np.ones((6, 6, 2), np.float32)
+    features[0, 0] = np.nan
+    boxes = np.array([[2.0, 2.0, 5.0, 5.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
+    pooled = roi_align(features, boxes, size=2, valid=np.array([True, False]))
+    assert np.isfinite(pooled[0]).all()
+    assert not np.any(pooled[1])

@@ -325,3 +325,12 @@ def test_what_cannot_be_warped_is_refused():
             elastic_displacement(jax.random.key(0), (4, 5), magnitude=1.0, smoothness=smoothness)
     with pytest.raises(ValueError, match=r"magnitude has shape \(3,\); expected one number or 2"):
         elastic_displacement(jax.random.key(0), (4, 5), magnitude=np.ones(3), smoothness=1.0)
+
+
+@pytest.mark.parametrize("fill", [np.nan, -np.inf])
+def test_a_fill_that_is_not_finite_stays_outside(fill):
+    x = np.ones((3, 4, 1), np.float32)
+    assert_close(affine_warp(x, np.eye(2), fill=fill), x, 0.0)
+    moved = affine_warp(x, np.eye(2), np.array([1.0, 0.0]), fill=fill)
+    assert_close(moved[:2], x[:2], 0.0)
+    assert not np.isfinite(moved[2]).any()

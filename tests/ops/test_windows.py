@@ -23,7 +23,9 @@ def unchecked():
 @pytest.mark.usefixtures("unchecked")
 def test_one_number_stands_for_every_axis_and_a_sequence_for_its_own():
     assert per_axis(2, 3, "strides") == (2, 2, 2)
-    assert per_axis([1, 2], 2, "strides") == (1, 2)
+    assert per_axis([1, 2], 2, "strides") == per_axis(np.array([1, 2]), 2, "strides") == (1, 2)
+    assert padding_pairs(np.array([[1, 2], [0, 1]]), (5, 5), (3, 3), (1, 1), (1, 1)) == ((1, 2), (0, 1))
+    assert padding_pairs(np.int64(2), (5, 5), (3, 3), (1, 1), (1, 1)) == ((2, 2), (2, 2))
     assert per_axis(np.int64(4), 1, "window") == (4,)
     assert all(type(v) is int for v in per_axis((np.int32(4), 5), 2, "window"))
     assert per_axis(0, 2, "padding", smallest=0) == (0, 0)
@@ -79,3 +81,8 @@ def test_windows_are_counted_as_by_sliding_them(step):
         assert windows_inside(size, width, stride, step) == len(starts)
         padded = output_sizes((size,), (width,), (stride,), (step,), ((2, 1),))
         assert padded == (windows_inside(size + 3, width, stride, step),)
+
+
+def test_padding_of_an_axis_with_more_than_two_sides_is_refused_as_what_it_is():
+    with pytest.raises(ValueError, match=r"padding holds \(1, 1, 1\); expected one number for both sides of an axis"):
+        padding_pairs([(1, 1, 1), 0, 0], (5, 5, 5), (3, 3, 3), (1, 1, 1), (1, 1, 1))
