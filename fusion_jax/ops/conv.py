@@ -49,14 +49,11 @@ class Choice(NamedTuple):
     reason: str
 
 
-def _strided(role: Role, geometry: Geometry) -> bool:
-    """Gradients of a stride, which leave zeros or gaps for XLA to multiply."""
-    return role != "forward" and max(geometry.strides) > 1
-
-
 CHOICES = (
     Choice(
-        lambda role, geometry, channels: geometry.window == (1,) * geometry.axes and _strided(role, geometry),
+        lambda role, geometry, channels: (
+            set(geometry.window) == {1} and role != "forward" and (geometry.axes == 3 or max(geometry.strides) > 1)
+        ),
         "matmul",
         "1 x 1 is a matrix product: 256 to 512 channels at 8 x 56 x 56, stride 2, input 15 to 4.5, kernel 7.8 to 5.2",
     ),
@@ -86,7 +83,7 @@ CHOICES = (
         "3 x 3 x 3, 16 channels at 56 x 56 x 72: forward 105 to 18 (planes 18), input gradient 10 (planes 16)",
     ),
     Choice(
-        lambda role, geometry, channels: role == "input_gradient" and _strided(role, geometry) and channels >= 8,
+        lambda role, geometry, channels: role == "input_gradient" and max(geometry.strides) > 1 and channels >= 8,
         "phases",
         "5 x 5, 16 to 32 channels at 4 x 112 x 112, stride 2: 3.0 to 1.4; with 3 channels 5.4 against 9.0",
     ),
