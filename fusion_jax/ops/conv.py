@@ -58,7 +58,9 @@ CHOICES = (
         "1 x 1 is a matrix product: 256 to 512 channels at 8 x 56 x 56, stride 2, input 15 to 4.5, kernel 7.8 to 5.2",
     ),
     Choice(
-        lambda role, geometry, channels: geometry.axes == 1 and role == "kernel_gradient",
+        lambda role, geometry, channels: (
+            geometry.axes == 1 and role == "kernel_gradient" and geometry.groups in (1, channels)
+        ),
         "direct",
         "depthwise, 7 taps, 32 channels at 4 x 8192: 4.7, and 46 by shifting, which is made for rows and columns",
     ),
@@ -75,7 +77,7 @@ CHOICES = (
     Choice(
         lambda role, geometry, channels: geometry.axes == 3 and role == "kernel_gradient",
         "planes",
-        "3 x 3 x 3, 16 channels at 56 x 56 x 72: 29, and 44 folded; 7 x 7 x 7 stem, stride 2: 6,800 to 2.4",
+        "3 x 3 x 3, 16 channels at 56 x 56 x 72: 29, and 44 folded; 7 x 7 x 7 stem, stride 2: 2.4, and 2.6 folded",
     ),
     Choice(
         lambda role, geometry, channels: geometry.axes == 3,

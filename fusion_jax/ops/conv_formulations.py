@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ class Formulation(NamedTuple):
     kernel_gradient: Callable[[Array, Array, Geometry], Array]
 
 
-def _zeros(shape: Sequence[int], like: Array) -> Array:
+def _zeros(shape: Sequence[Any], like: Array) -> Array:
     """Zeros that, inside `jax.shard_map`, vary over the same devices as `like`."""
     zeros, varying = jnp.zeros(shape, like.dtype), jax.typeof(like).manual_axis_type.varying
     return lax.pcast(zeros, tuple(sorted(varying)), to="varying") if varying else zeros
@@ -234,8 +234,8 @@ def swap_channels(w: Array, groups: int) -> Array:
 class _Blocks(NamedTuple):
     """A partition of the outputs `(n, *outputs)` into equal blocks; the last along an axis may reach beyond."""
 
-    counts: tuple[int, ...]
-    sizes: tuple[int, ...]
+    counts: tuple[Any, ...]
+    sizes: tuple[Any, ...]
 
     @property
     def steps(self) -> int:
@@ -246,7 +246,7 @@ class _Blocks(NamedTuple):
         return list(jnp.unravel_index(step, self.counts))
 
 
-def _blocks(rows: Sequence[int], values_per_row: int) -> _Blocks:
+def _blocks(rows: Sequence[Any], values_per_row: int) -> _Blocks:
     """Blocks of at most about `BLOCK_VALUES` values, whole along the last axes where that is possible."""
     if not all(isinstance(size, int) for size in rows):  # exported for any number of cases
         return _Blocks((1,) * len(rows), tuple(rows))

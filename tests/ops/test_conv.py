@@ -121,10 +121,9 @@ def check(function, reference, x, w, keywords, x64=False):
 @pytest.fixture
 def unoptimised():
     """The formulas are under test, not XLA: half of the time to compile. The full grid runs optimised."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.usefixtures("unoptimised")
