@@ -18,7 +18,7 @@ the tests only.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 __all__ = [
     "Array",
     "ArrayLike",
+    "Batch",
     "Bool",
     "Float",
     "Int",
@@ -42,6 +43,26 @@ __all__ = [
 
 Key = PRNGKeyArray
 Sources = Mapping[str, ArrayLike]
+
+
+class Batch(NamedTuple):
+    """Cases as a model takes them: fixed shapes, padded to `b` rows, absent inputs as zeros.
+
+    Attributes:
+      inputs: source to array, `(b, f)`, `(b, h, w, c)` or `(b, d, h, w, c)`.
+      target: `label` (b,) int32; `time` (b,), `event` (b,) bool; `boxes` (b, m, 4), `classes` (b, m) int32 and
+        `box_valid` (b, m); `masks`, a mapping from the name of a mask source to `(b, *space, c)`; whatever of these the
+        cohort has.
+      valid: which rows are cases and not padding, shape `(b,)`.
+      present: source to whether the case has it, shape `(b,)`; False in padding.
+      index: row in the cohort, -1 for padding, int32, shape `(b,)`.
+    """
+
+    inputs: Mapping[str, Any]
+    target: Mapping[str, Any]
+    valid: Any
+    present: Mapping[str, Any]
+    index: Any
 
 
 def as_floats(*arrays: ArrayLike) -> tuple[Array, ...]:

@@ -57,3 +57,11 @@ def x64() -> Iterator[None]:
     """Float64 in JAX for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations unchecked, as users run the library: its own errors come first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

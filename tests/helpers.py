@@ -1,11 +1,13 @@
 """What several tests share: `from tests.helpers import assert_close`."""
 
 import configparser
+import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from beartype import BeartypeConf, beartype
 from packaging.requirements import Requirement
 
@@ -61,3 +63,11 @@ def declared_requirements() -> tuple[list[Requirement], dict[str, list[Requireme
 
     extras = config["options.extras_require"]
     return parse(config["options"]["install_requires"]), {name: parse(extras[name]) for name in extras}
+
+
+def real_data(name: str) -> Path:
+    """Folder of a real data set in `FUSION_JAX_DATA`; the test is skipped where it is not at hand."""
+    folder = Path(os.environ.get("FUSION_JAX_DATA") or ROOT.parent / "shared" / "data") / name
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set FUSION_JAX_DATA to the folder that holds {name}")
+    return folder

@@ -28,7 +28,7 @@ def python_blocks(path: Path) -> list[str]:
 README_BLOCKS = python_blocks(ROOT / "README.md")
 
 COMMANDS_FOLDER = Path(fusion_jax.__file__).parent / "commands"
-COMMANDS = sorted({path.stem.replace("_", "-") for path in COMMANDS_FOLDER.glob("*.py")} - {"--init--", "main"})
+COMMANDS = sorted({path.stem.replace("_", " ") for path in COMMANDS_FOLDER.glob("*.py")} - {"  init  ", "main"})
 """One file per command."""
 
 HEAVY = ("jax", "jaxlib", "flax", "scipy", "pandas", "sklearn", "matplotlib", "pyarrow")
@@ -73,7 +73,7 @@ def test_an_unknown_name_says_what_there_is():
 
 
 @pytest.mark.parametrize(
-    "command", [(), *((name,) for name in COMMANDS)], ids=lambda words: words[0] if words else "all"
+    "command", [(), *(tuple(name.split()) for name in COMMANDS)], ids=lambda words: " ".join(words) or "all"
 )
 def test_help_loads_nothing_heavy(command):
     text, loaded = ask_for_help(*command)

@@ -99,6 +99,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run `command` as a user would: no path of the checkout leaks into it."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment.setdefault("FUSION_JAX_DATA", str(ROOT.parent / "shared" / "data"))
     return subprocess.run([*map(str, command)], cwd=cwd, env=environment, stdout=stdout, check=check, text=True)
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -20,7 +20,14 @@ from fusion_jax.cpu import tune_cpu
 
 __all__ = ["enable_compilation_cache", "main"]
 
-COMMANDS = {"quality": "measure how balanced a fusion of two or more data sources is"}
+COMMANDS = {
+    "quality": "measure how balanced a fusion of two or more data sources is",
+}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return "\n".join(f"  {name:<16}{COMMANDS[name]}" for name in names)
+
 
 HELP = f"""\
 usage: fusion-jax COMMAND [OPTIONS]
@@ -29,7 +36,7 @@ Which way of fusing medical images with clinical data works on a cohort, by how 
 Research software, not a medical device.
 
 commands:
-{chr(10).join(f"  {name:<12}{summary}" for name, summary in COMMANDS.items())}
+{_listed(COMMANDS)}
 
 options:
   -h, --help    show this message; `fusion-jax COMMAND --help` shows that of a command
@@ -48,24 +55,28 @@ def main(argv: Sequence[str] | None = None) -> int:
       Exit code: 0, or 2 after input that cannot be used, with one message on standard error.
     """
     words = sys.argv[1:] if argv is None else argv
-    name, options = (words[0], words[1:]) if words else ("", [])
+    name, options = _split(words)
     if name in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
     if name == "--version":
         print(f"fusion-jax {__version__}")
         return 0
+    group = [command for command in COMMANDS if command.startswith(f"{name} ")]
+    if group and set(options) <= {"-h", "--help"}:
+        print(f"usage: fusion-jax {name} COMMAND [OPTIONS]\n\ncommands:\n{_listed(group)}")
+        return 0 if options else 2
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {close[0]!r}" if close else ""
         found = f"unknown command {name!r}{hint}" if name else "no command"
         print(f"fusion-jax: {found}. `fusion-jax --help` lists the commands.", file=sys.stderr)
         return 2
-    command = import_module(f"fusion_jax.commands.{name.replace('-', '_')}")
+    command = import_module(f"fusion_jax.commands.{name.replace(' ', '_')}")
     try:
         config = tyro.cli(command.Config, args=options, prog=f"fusion-jax {name}")
         tune_cpu()
-        if config.compilation_cache:
+        if getattr(config, "compilation_cache", False):
             enable_compilation_cache()
         return command.run(config)
     except SystemExit as stop:  # tyro has said what was wrong, or helped
@@ -81,6 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"fusion-jax {name}: interrupted.", file=sys.stderr)
         return 130
+
+
+def _split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command, of one word or two, and its options."""
+    if len(words) > 1 and any(name.startswith(f"{words[0]} ") for name in COMMANDS) and not words[1].startswith("-"):
+        return f"{words[0]} {words[1]}", words[2:]
+    return (words[0], words[1:]) if words else ("", [])
 
 
 def enable_compilation_cache() -> Path | None:

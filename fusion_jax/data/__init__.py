@@ -1,11 +1,119 @@
-"""Cases and where they come from: bundled samples for now."""
+"""From files to batches: cohorts, their tables and images, splits, augmentation, and cohorts with known truth.
 
-from fusion_jax.data.samples import (
-    CLINICAL_INPUTS,
-    OUTCOME_COLUMNS,
-    SarcomaSample,
-    clinical_inputs,
-    soft_tissue_sarcoma,
-)
+The names below are imported on first use: a command that reads a table needs no JAX, and help needs neither.
+"""
 
-__all__ = ["CLINICAL_INPUTS", "OUTCOME_COLUMNS", "SarcomaSample", "clinical_inputs", "soft_tissue_sarcoma"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fusion_jax.data.batches import Batches
+    from fusion_jax.data.case_images import in_memory, preprocessed
+    from fusion_jax.data.cohort import Arrays, Boxes, Case, Cohort, Columns, Lazy, Source
+    from fusion_jax.data.collections import load
+    from fusion_jax.data.definition import Flow
+    from fusion_jax.data.folder import open_cohort
+    from fusion_jax.data.image import Image, UnreadableFile
+    from fusion_jax.data.preprocess import build_pipeline
+    from fusion_jax.data.readers import peek_image, read_image
+    from fusion_jax.data.samples import (
+        CLINICAL_INPUTS,
+        OUTCOME_COLUMNS,
+        SarcomaSample,
+        clinical_inputs,
+        soft_tissue_sarcoma,
+    )
+    from fusion_jax.data.shards import open_shards, write_shards
+    from fusion_jax.data.splits import (
+        Split,
+        Splits,
+        check_leakage,
+        draw_once,
+        k_fold,
+        leave_site_out,
+        load_splits,
+        monte_carlo,
+        nested,
+        save_splits,
+    )
+    from fusion_jax.data.tables import read_table
+
+_HOMES = {
+    "batches": ("Batches",),
+    "case_images": ("in_memory", "preprocessed"),
+    "cohort": ("Arrays", "Boxes", "Case", "Cohort", "Columns", "Lazy", "Source"),
+    "collections": ("load",),
+    "definition": ("Flow",),
+    "folder": ("open_cohort",),
+    "image": ("Image", "UnreadableFile"),
+    "preprocess": ("build_pipeline",),
+    "readers": ("peek_image", "read_image"),
+    "samples": ("CLINICAL_INPUTS", "OUTCOME_COLUMNS", "SarcomaSample", "clinical_inputs", "soft_tissue_sarcoma"),
+    "shards": ("open_shards", "write_shards"),
+    "splits": (
+        "Split",
+        "Splits",
+        "check_leakage",
+        "draw_once",
+        "k_fold",
+        "leave_site_out",
+        "load_splits",
+        "monte_carlo",
+        "nested",
+        "save_splits",
+    ),
+    "tables": ("read_table",),
+}
+
+__all__ = [
+    "CLINICAL_INPUTS",
+    "OUTCOME_COLUMNS",
+    "Arrays",
+    "Batches",
+    "Boxes",
+    "Case",
+    "Cohort",
+    "Columns",
+    "Flow",
+    "Image",
+    "Lazy",
+    "SarcomaSample",
+    "Source",
+    "Split",
+    "Splits",
+    "UnreadableFile",
+    "build_pipeline",
+    "check_leakage",
+    "clinical_inputs",
+    "draw_once",
+    "in_memory",
+    "k_fold",
+    "leave_site_out",
+    "load",
+    "load_splits",
+    "monte_carlo",
+    "nested",
+    "open_cohort",
+    "open_shards",
+    "peek_image",
+    "preprocessed",
+    "read_image",
+    "read_table",
+    "save_splits",
+    "soft_tissue_sarcoma",
+    "write_shards",
+]
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here
+
+    def __getattr__(name: str) -> object:
+        for module, names in _HOMES.items():
+            if name in names:
+                value = getattr(import_module(f"fusion_jax.data.{module}"), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module 'fusion_jax.data' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

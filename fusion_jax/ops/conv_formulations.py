@@ -261,11 +261,8 @@ def _blocks(rows: Sequence[Any], values_per_row: int) -> _Blocks:
     return _Blocks(tuple(reversed(counts)), tuple(reversed(sizes)))
 
 
-def _windows(x: Array, geometry: Geometry, blocks: _Blocks) -> tuple[Array, Callable[[Array], Array]]:
-    """`x` padded to whole blocks, and a function of it and a block's indices that gives that block's windows.
-
-    The windows of a block are `(rows, taps, c)`, taps in the order of the kernel.
-    """
+def _windows(x: Array, geometry: Geometry, blocks: _Blocks) -> Callable[[Array], Array]:
+    """A function of a block's number that gives its windows of `x`, `(rows, taps, c)`, taps in the kernel's order."""
     spans = [(t - 1) * d + 1 for t, d in zip(geometry.window, geometry.dilation, strict=True)]
     counts, sizes = blocks.counts[1:], blocks.sizes[1:]
     needed = [
@@ -288,13 +285,13 @@ def _windows(x: Array, geometry: Geometry, blocks: _Blocks) -> tuple[Array, Call
         taps = [_shifted(block, tap, sizes, geometry) for tap in _taps(geometry)]
         return jnp.concatenate(taps, axis=-1).reshape(-1, len(taps), x.shape[-1])
 
-    return padded, windows
+    return windows
 
 
 def _matmul(x: Array, w: Array, geometry: Geometry) -> Array:
     rows, out = (x.shape[0], *geometry.outputs), w.shape[-1]
     blocks = _blocks(rows, math.prod(geometry.window) * x.shape[-1])
-    _, windows = _windows(x, geometry, blocks)
+    windows = _windows(x, geometry, blocks)
     kernel = w.reshape(-1, *w.shape[-2:])
 
     def product(step: Array) -> Array:
@@ -328,7 +325,7 @@ def _matmul_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     rows, out, groups = y.shape[:-1], y.shape[-1], geometry.groups
     inputs, taps = x.shape[-1] // groups, math.prod(geometry.window)
     blocks = _blocks(rows, taps * x.shape[-1])
-    _, windows = _windows(x, geometry, blocks)
+    windows = _windows(x, geometry, blocks)
     beyond = [c * s - size for c, s, size in zip(blocks.counts, blocks.sizes, rows, strict=True)]
     y = jnp.pad(y, [*((0, b) for b in beyond), (0, 0)])
 
@@ -357,15 +354,7 @@ def _matmul_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
 # Shift and multiply, for kernels that see one channel each.
 
 
-def _require_depthwise(channels: int, geometry: Geometry) -> None:
-    if channels != geometry.groups:
-        raise ValueError(
-            f"method 'shift' computes depthwise convolutions; here {channels} channels are in {geometry.groups} groups."
-        )
-
-
 def _shift(x: Array, w: Array, geometry: Geometry) -> Array:
-    _require_depthwise(x.shape[-1], geometry)
     out = w.shape[-1]
     padded = _pad(x, geometry.pads)
     counts = geometry.outputs
@@ -396,7 +385,6 @@ def _repeat(x: Array, out: int) -> Array:
 
 
 def _shift_input_gradient(y: Array, w: Array, geometry: Geometry) -> Array:
-    _require_depthwise(geometry.groups * w.shape[-2], geometry)
     # One kernel an output, then the sum over the outputs of a channel.
     single = geometry._replace(groups=w.shape[-1])
     gradient = _by_phases(_shift, y, w, single)
@@ -410,7 +398,6 @@ def _shift_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     slower. Here a step loads 18 to 30 rows of all columns and channels and adds their products to one row of partial
     sums for every tap; columns are added up at the end.
     """
-    _require_depthwise(x.shape[-1], geometry)
     window, out = geometry.window, y.shape[-1]
     x = _repeat(x, out)
     while geometry.axes < 3:  # as three-dimensional: batch, depth and rows are what the steps go through
@@ -467,14 +454,8 @@ def _shift_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
 # Two-dimensional convolutions, which XLA does have a quick loop for, over the planes of a volume.
 
 
-def _require_volume(geometry: Geometry) -> None:
-    if geometry.axes != 3:
-        raise ValueError(f"methods 'planes' and 'folded' need 3 spatial axes, not {geometry.axes}.")
-
-
 def _planes_of(x: Array, geometry: Geometry) -> list[Array]:
     """For every depth tap the planes that it meets, `(n * depth, h, w, c)`."""
-    _require_volume(geometry)
     depth, padded = geometry.on(slice(0, 1)), _pad(x, (geometry.pads[0], (0, 0), (0, 0)))
     stops = [t * depth.dilation[0] + (geometry.outputs[0] - 1) * depth.strides[0] + 1 for t in range(depth.window[0])]
     starts = [t * depth.dilation[0] for t in range(depth.window[0])]
@@ -510,7 +491,6 @@ def _planes(x: Array, w: Array, geometry: Geometry) -> Array:
 
 
 def _planes_input_gradient(y: Array, w: Array, geometry: Geometry) -> Array:
-    _require_volume(geometry)
     flat = geometry.on(slice(1, 3))
     met = [_by_phases(_direct, _merge(y), w[tap], flat) for tap in range(geometry.window[0])]
     return _place_planes(met, y.shape[0], geometry)
@@ -521,13 +501,7 @@ def _planes_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     return jnp.stack([_direct_kernel_gradient(met, _merge(y), flat) for met in _planes_of(x, geometry)])
 
 
-def _require_dense(geometry: Geometry, method: str) -> None:
-    if geometry.groups != 1:
-        raise ValueError(f"method {method!r} computes convolutions of one group, not of {geometry.groups}.")
-
-
 def _folded(x: Array, w: Array, geometry: Geometry) -> Array:
-    _require_dense(geometry, "folded")
     flat = geometry.on(slice(1, 3))
     met = jnp.concatenate(_planes_of(x, geometry), axis=-1)
     kernel = jnp.moveaxis(w, 0, 2).reshape(*flat.window, -1, w.shape[-1])
@@ -535,8 +509,6 @@ def _folded(x: Array, w: Array, geometry: Geometry) -> Array:
 
 
 def _folded_input_gradient(y: Array, w: Array, geometry: Geometry) -> Array:
-    _require_volume(geometry)
-    _require_dense(geometry, "folded")
     flat = geometry.on(slice(1, 3))
     kernel = jnp.moveaxis(w, 0, 2).reshape(*flat.window, -1, w.shape[-1])
     met = _by_phases(_direct, _merge(y), kernel, flat)
@@ -544,7 +516,6 @@ def _folded_input_gradient(y: Array, w: Array, geometry: Geometry) -> Array:
 
 
 def _folded_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    _require_dense(geometry, "folded")
     flat = geometry.on(slice(1, 3))
     met = jnp.concatenate(_planes_of(x, geometry), axis=-1)
     kernel = _direct_kernel_gradient(met, _merge(y), flat)

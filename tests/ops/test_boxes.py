@@ -2,7 +2,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,14 +24,6 @@ RNG = np.random.default_rng(0)
 HEAD = (10.0, 10.0, 5.0, 5.0)
 OVERLAPS = (box_iou, box_iobb, box_giou)
 DEGENERATE = np.array([[3.0, 3.0, 3.0, 9.0], [3.0, 3.0, 9.0, 3.0], [9.0, 9.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def random_boxes(*shape, rng=RNG, extent=60.0):

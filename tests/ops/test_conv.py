@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -492,12 +491,6 @@ def test_a_window_larger_than_the_input_has_no_output():
     assert valid(x[0], w).shape == (1, 0, 0, 1)
     assert jax.vmap(valid, (0, None))(x, w).shape == (3, 1, 0, 0, 1)
     assert jax.vmap(jax.grad(lambda w, x: valid(x, w).sum()), (None, 0))(w, x).shape == (3, *w.shape)
-    assert valid(x[0], w).shape == (
-        1,
-        0,
-        0,
-        1,
-    )
 
 
 def test_nan_reaches_the_outputs_that_see_it_and_no_other(small):
@@ -507,14 +500,6 @@ def test_nan_reaches_the_outputs_that_see_it_and_no_other(small):
     y = conv(spoiled, w, groups=groups)
     assert np.isnan(y[0]).all()
     assert_close(y[1], conv(x, w, groups=groups)[1], 1e-6)
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 IMAGE, KERNEL = np.ones((2, 5, 5, 4), np.float32), np.ones((3, 3, 4, 6), np.float32)

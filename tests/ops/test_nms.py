@@ -2,7 +2,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,14 +13,6 @@ from tests.helpers import assert_close
 
 P, SIZE = 300, 200
 """More boxes than are compared at a time, in neither loop a multiple."""
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def slow_iou(a, b):

@@ -2,7 +2,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -30,14 +29,6 @@ CASES = [
     ((1, 7, 6, 8, 1), (2, 3, 4), (3, 1, 2), [(1, 0), (0, 2), (1, 1)]),
     ((1, 25, 23, 1), (9, 10), (11, 10), [(3, 2), (0, 4)]),
 ]
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def distinct(shape):

@@ -1,6 +1,5 @@
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -12,14 +11,6 @@ from tests.helpers import assert_close
 RNG = np.random.default_rng(0)
 CASES = [((2, 5, 3), (9,)), ((1, 8, 7, 2), (4, 13)), ((1, 5, 6, 7, 2), (10, 3, 7))]
 jitted = jax.jit(resize, static_argnames=("sizes", "method", "antialias"))
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def zoomed(x, sizes, order):

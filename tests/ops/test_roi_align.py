@@ -3,7 +3,6 @@ from importlib import import_module
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,14 +18,6 @@ H, W, C, P = 9, 13, 3, 40
 SCALE = 0.25
 SCALES = (1 / 4, 1 / 8, 1 / 16)
 LEVEL_SHAPES = ((16, 20, 2), (8, 10, 2), (4, 5, 2))
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def slow_bilinear(features, y, x):

@@ -2,7 +2,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -16,14 +15,6 @@ SHAPES = [(9,), (6, 7), (5, 6, 7)]
 SCIPY_MODE = {"constant": "grid-constant", "nearest": "nearest"}
 sampled = jax.jit(warp, static_argnames=("method", "mode"))
 moved = jax.jit(affine_warp, static_argnames=("method", "mode", "sizes"))
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def image(sizes, channels=2):

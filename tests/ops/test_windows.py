@@ -1,7 +1,6 @@
 import itertools
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,14 +9,6 @@ from hypothesis import strategies as st
 from fusion_jax.ops.windows import output_sizes, padding_pairs, per_axis, windows_inside
 
 small = st.integers(1, 7)
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -3,7 +3,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import KDEpy
 import numpy as np
 import pytest
@@ -35,14 +34,6 @@ GRID = np.linspace(-7.0, 7.0, 701)  # a step of 0.05 bandwidths, 6 bandwidths be
 RNG = np.random.default_rng(0)
 VALUES = np.clip(RNG.normal(size=40), -4.0, 4.0)
 WEIGHTS = RNG.uniform(0.1, 2.0, size=40)
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @partial(jax.jit, static_argnames=("method", "normalise"))

@@ -4,7 +4,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -23,15 +22,6 @@ from fusion_jax.quality import (
 )
 from fusion_jax.quality.encoding import chebyshev_nodes
 from tests.helpers import assert_close
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
 
 encoded = partial(jax.jit, static_argnames="size")(positional_encoding)
 encoded_vector = partial(jax.jit, static_argnames=("size", "remainder"))(positional_encoding_vector)

@@ -3,7 +3,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -38,14 +37,6 @@ RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=60), RNG.uniform(-1.0, 1.0, size=12)
 BANDWIDTH, GRID = 0.5, np.linspace(-7.0, 7.0, 561)
 STEP = GRID[1] - GRID[0]
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @jax.jit

@@ -3,7 +3,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.stats
@@ -20,14 +19,6 @@ from fusion_jax.quality import (
 
 GRID = np.linspace(-8.0, 8.0, 641)
 PAIR = ("a", "b")
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def cohort(seed, related, cases=12):

@@ -3,7 +3,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.stats
@@ -34,14 +33,6 @@ BANDWIDTH, GRID = 0.5, np.linspace(-8.0, 10.0, 721)
 STEP = GRID[1] - GRID[0]
 
 measured = partial(fusion_quality, bandwidth=BANDWIDTH, grid=GRID)
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def direct_density(values, weights=None, *, bandwidth=BANDWIDTH, grid=GRID):

@@ -1,7 +1,6 @@
 from typing import Any, cast
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -11,14 +10,6 @@ from tests.helpers import assert_close
 GAMMAS = (0.01, 0.1, 0.5, 1.0, 10.0, 100.0)
 BANDWIDTHS = (0.2, 0.5, 1.0, 2.0)
 KEYS = 3
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations unchecked, as users run the library: its own errors come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,143 @@
+"""Tables from CSV, Excel and Parquet files, with every cell that is not what its column holds named."""
+
+import csv
+import gzip
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_jax.data.image import UnreadableFile
+
+if TYPE_CHECKING:
+    import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
+
+__all__ = ["TABLE_SUFFIXES", "read_table"]
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".xlsx", ".parquet")
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    sheet: str | None = None,
+    text: Sequence[str] = (),
+    types: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> "pandas.DataFrame":
+    """Table of a CSV (comma, semicolon or tab), Excel (.xlsx) or Parquet file, one row a case.
+
+    Columns hold what their cells are: numbers, dates of Excel and Parquet, otherwise text. Cells that are empty or
+    `NA`, `N/A`, `NaN`, `null` are missing.
+
+    Args:
+      path: of the file.
+      sheet: of an Excel file; the first by default.
+      text: columns that stay as they are written, such as ids with leading zeros.
+      types: column to "number", "text" or "date" (ISO 8601), where cells must be just that.
+      units: columns with a unit, which must hold numbers.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      UnreadableFile: it is no table of its kind.
+      ValueError: a column is named twice or not at all, or a cell is not of the declared type; row 1 is the header.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; expected a table ({', '.join(TABLE_SUFFIXES)}). Check the path."
+        )
+    kept = [*text, *(column for column, kind in (types or {}).items() if kind == "text")]
+    try:
+        table = _parse(path, sheet, kept)
+    except (UnreadableFile, _HeaderError):
+        raise
+    except Exception as error:  # parsers of three formats raise errors of a dozen classes
+        found = (
+            f"cannot be read as a table ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        )
+        raise UnreadableFile(path, found, "Save it again as CSV in UTF-8, .xlsx or .parquet.") from None
+    table.columns = [str(column).strip() for column in table.columns]
+    _check_header(path, list(table.columns))
+    if not len(table):
+        raise ValueError(f"{path}: a header and no rows; expected one row a case.")
+    for column in table.columns.intersection(kept):
+        missing = table[column].isna()
+        table[column] = table[column].map(_as_written).astype(object).where(~missing, None)
+    for column, kind in {**dict.fromkeys(units or {}, "number"), **(types or {})}.items():
+        if column in table.columns and kind != "text":
+            table[column] = _converted(path, column, table[column], kind)
+    return table
+
+
+class _HeaderError(ValueError):
+    """Names of columns that cannot be used, told apart from what a parser raises."""
+
+
+def _parse(path: Path, sheet: str | None, text: Sequence[str]) -> "pandas.DataFrame":
+    import pandas as pd
+
+    missing: dict[str, Any] = {"keep_default_na": False, "na_values": ["", "NA", "N/A", "NaN", "nan", "null", "#N/A"]}
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return pd.read_parquet(path)
+    if suffix == ".xlsx":
+        with pd.ExcelFile(path, engine="openpyxl") as book:
+            if sheet is not None and sheet not in book.sheet_names:
+                found = f"no sheet {sheet!r}; it has {', '.join(map(str, book.sheet_names))}"
+                raise UnreadableFile(path, found, "Name one of these.")
+            head = pd.read_excel(book, sheet_name=sheet or 0, header=None, nrows=1, dtype=object)
+            _check_header(path, [] if head.empty else head.iloc[0].tolist())
+            return pd.read_excel(book, sheet_name=sheet or 0, dtype=dict.fromkeys(text, object), **missing)
+    if suffix in (".csv", ".tsv", ".txt") or path.name.lower().endswith((".csv.gz", ".tsv.gz")):
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig") if suffix == ".gz" else path.open(encoding="utf-8-sig") as file
+        ):
+            header = file.readline()
+        separator = max(",;\t", key=header.count)
+        _check_header(path, next(csv.reader([header], delimiter=separator), []))
+        quoted: Any = dict.fromkeys(text, str)
+        # `index_col=False` would cut surplus cells off silently; without it a longer row is an error or an index.
+        table = pd.read_csv(path, sep=separator, dtype=quoted, encoding="utf-8-sig", low_memory=False, **missing)
+        if not isinstance(table.index, pd.RangeIndex):
+            raise UnreadableFile(path, "rows have more cells than the header", "Name every column, or quote commas.")
+        return table
+    raise UnreadableFile(path, f"suffix {suffix or 'none'} is of no table", f"Expected {', '.join(TABLE_SUFFIXES)}.")
+
+
+def _check_header(path: Path, names: Sequence[Any]) -> None:
+    """Every column has a name of its own; pandas would number the others silently."""
+    seen = set()
+    for number, name in enumerate((str(name).strip() for name in names), start=1):
+        if not name or name in ("nan", "None"):
+            raise _HeaderError(f"{path}: column {number} has no name; expected one. Name or remove it.")
+        if name in seen:
+            raise _HeaderError(f"{path}: two columns are called {name!r}; expected different names. Rename one.")
+        seen.add(name)
+
+
+def _as_written(cell: Any) -> str:
+    """An id as the sheet shows it: Excel holds 7 as 7.0."""
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
+        return str(int(cell))
+    return str(cell).strip()
+
+
+def _converted(path: Path, name: str, column: Any, kind: str) -> Any:
+    import pandas as pd
+
+    if kind == "date":
+        is_text = pd.api.types.is_string_dtype(column) or column.dtype == object
+        values: Any = pd.to_datetime(column, errors="coerce", format="ISO8601" if is_text else None)
+    else:
+        values = pd.to_numeric(column, errors="coerce")
+    bad = np.flatnonzero((values.isna() & column.notna()).to_numpy())
+    if len(bad):
+        wanted, key = ("a date such as 2020-01-31", "types") if kind == "date" else ("a number", "units")
+        raise ValueError(
+            f"{path}: column {name!r} holds {column.iloc[bad[0]]!r} in row {bad[0] + 2} ({len(bad)} such "
+            f"cells); expected {wanted}. Fix the cells, or take the column out of `{key}`."
+        )
+    return values
