@@ -25,7 +25,12 @@ def python_blocks(path: Path) -> list[str]:
     )
 
 
-README_BLOCKS = python_blocks(ROOT / "README.md")
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))]
+README_BLOCKS = [
+    pytest.param(block, id=f"{path.parent.name}-{number}")
+    for path in READMES
+    for number, block in enumerate(python_blocks(path))
+]
 
 COMMANDS_FOLDER = Path(fusion_jax.__file__).parent / "commands"
 COMMANDS = sorted({path.stem.replace("_", " ") for path in COMMANDS_FOLDER.glob("*.py")} - {"  init  ", "main"})

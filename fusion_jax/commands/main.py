@@ -21,6 +21,11 @@ from fusion_jax.cpu import tune_cpu
 __all__ = ["enable_compilation_cache", "main"]
 
 COMMANDS = {
+    "cohort init": "write a first cohort.toml by looking at a table and its images, or at a scanner export",
+    "cohort check": "integrity report of a cohort: what is missing, broken, doubled, leaking or implausible",
+    "cohort show": "contact sheet of images with masks, boxes and clinical values, and histograms",
+    "cohort table": "the study's Table 1 and the flow diagram of its patients",
+    "cohort convert": "write a cohort as array_record shards, for random access at any size",
     "quality": "measure how balanced a fusion of two or more data sources is",
 }
 
@@ -81,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.run(config)
     except SystemExit as stop:  # tyro has said what was wrong, or helped
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # ImportError: an optional package that is not installed
         if os.environ.get("FUSION_JAX_DEBUG"):
             raise
         message = str(error)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fusion_jax.data.batches import Batches
+    from fusion_jax.data.builders import open_builder
     from fusion_jax.data.case_images import in_memory, preprocessed
     from fusion_jax.data.cohort import Arrays, Boxes, Case, Cohort, Columns, Lazy, Source
     from fusion_jax.data.collections import load
+    from fusion_jax.data.concatenation import concatenate
     from fusion_jax.data.definition import Flow
     from fusion_jax.data.folder import open_cohort
     from fusion_jax.data.image import Image, UnreadableFile
-    from fusion_jax.data.preprocess import build_pipeline
+    from fusion_jax.data.images.pipeline import build_pipeline
+    from fusion_jax.data.integrity import check_cohort
     from fusion_jax.data.readers import peek_image, read_image
     from fusion_jax.data.samples import (
         CLINICAL_INPUTS,
@@ -40,13 +43,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "batches": ("Batches",),
+    "builders": ("open_builder",),
     "case_images": ("in_memory", "preprocessed"),
     "cohort": ("Arrays", "Boxes", "Case", "Cohort", "Columns", "Lazy", "Source"),
     "collections": ("load",),
+    "concatenation": ("concatenate",),
     "definition": ("Flow",),
     "folder": ("open_cohort",),
     "image": ("Image", "UnreadableFile"),
-    "preprocess": ("build_pipeline",),
+    "images.pipeline": ("build_pipeline",),
+    "integrity": ("check_cohort",),
     "readers": ("peek_image", "read_image"),
     "samples": ("CLINICAL_INPUTS", "OUTCOME_COLUMNS", "SarcomaSample", "clinical_inputs", "soft_tissue_sarcoma"),
     "shards": ("open_shards", "write_shards"),
@@ -83,8 +89,10 @@ __all__ = [
     "Splits",
     "UnreadableFile",
     "build_pipeline",
+    "check_cohort",
     "check_leakage",
     "clinical_inputs",
+    "concatenate",
     "draw_once",
     "in_memory",
     "k_fold",
@@ -93,6 +101,7 @@ __all__ = [
     "load_splits",
     "monte_carlo",
     "nested",
+    "open_builder",
     "open_cohort",
     "open_shards",
     "peek_image",

@@ -14,6 +14,9 @@ from fusion_jax.data.sampling import Sampler, epoch_order
 
 __all__ = ["Batches"]
 
+TARGETS = ("label", "time", "event", "masks", "boxes", "classes", "box_valid")
+"""Names of targets with a meaning of their own."""
+
 STEPS = 2**31 - 1
 """Length of the endless sequence of batches, as grain asks for one."""
 
@@ -62,8 +65,14 @@ class Batches:
             )
         if not 0 <= self.process_index < self.process_count:
             raise ValueError(f"process_index is {self.process_index}; expected 0 to {self.process_count - 1}.")
-        if not len(self.rows) or min(self.rows) < 0 or max(self.rows) >= len(self.cohort):
+        if self.rows.dtype.kind not in "iu":
+            raise ValueError(f"rows are {self.rows.dtype}; expected row numbers, as `np.flatnonzero(mask)` gives them.")
+        if not len(self.rows) or self.rows.min() < 0 or self.rows.max() >= len(self.cohort):
             raise ValueError(f"rows have to be some of 0 to {len(self.cohort) - 1}, and at least one.")
+        if not isinstance(self.seed, tuple):
+            raise ValueError(f"seed is {self.seed!r}; expected a tuple of whole numbers, such as (0,).")
+        if self.sampler == "balanced" and not (self.targets and self.cohort.columns("label")):
+            raise ValueError(f"{self.cohort.name}: the balanced sampler needs a label and targets=True.")
         for name, source in self.cohort.sources.items():
             if isinstance(source, Columns):
                 raise ValueError(
@@ -72,7 +81,7 @@ class Batches:
                 )
         self._labels  # noqa: B018 - refuse cases without a label now, not at the step that meets them
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
         visited = len(set(self.cohort.patient_id[self.rows])) if self.sampler == "one per patient" else len(self.rows)
@@ -113,6 +122,8 @@ class Batches:
         Raises:
           ValueError: as `at`, when the batch is due.
         """
+        if start < 0 or (stop is not None and stop < start):
+            raise ValueError(f"start is {start} and stop {stop}; expected steps from 0 on, in this order.")
         import grain
 
         data: Any = grain.MapDataset.source(_Steps(self))[start : STEPS if stop is None else stop]
@@ -149,6 +160,10 @@ class Batches:
             return {}
         found: dict[str, np.ndarray] = {}
         for number, column in enumerate(self.cohort.columns("label")):
+            if number and column in TARGETS:
+                raise ValueError(
+                    f"{self.cohort.name}: the second label is called {column!r}, a name that batches need; rename it."
+                )
             found["label" if number == 0 else column] = self.cohort.codes(column)[0]
         for column in (*self.cohort.columns("time"), *self.cohort.columns("event")):
             numbers = self._numbers(column)
@@ -156,22 +171,26 @@ class Batches:
             self._refuse(self.rows[np.isnan(numbers[self.rows])], self.cohort.role(column))
         if "event" in found:
             found["event"] = found["event"] > 0
-        if "label" in found:
-            self._refuse(self.rows[found["label"][self.rows] < 0], "label")
+        for number, column in enumerate(self.cohort.columns("label")):
+            codes = found["label" if number == 0 else column]
+            self._refuse(self.rows[codes[self.rows] < 0], column if number else "label")
         return found
 
     def _numbers(self, column: str) -> np.ndarray:
         import pandas as pd
 
         cells = self.cohort.table[column]
+        event = self.cohort.role(column) == "event"
+        wanted = "0 or 1" if event else "a number of days or months from the index date, 0 or more"
+        if cells.dtype.kind in "Mm":
+            # pandas would turn dates into nanoseconds.
+            raise ValueError(f"{self.cohort.name}: column {column!r} holds {cells.dtype}; expected {wanted}.")
         numbers = np.array(pd.to_numeric(cells, errors="coerce"), np.float32)
-        bad = np.flatnonzero(np.isnan(numbers) & cells.notna().to_numpy())
-        if self.cohort.role(column) == "event":
-            bad = np.union1d(bad, np.flatnonzero(~np.isnan(numbers) & (numbers != 0) & (numbers != 1)))
+        fits = np.isin(numbers, (0, 1)) if event else np.isfinite(numbers) & (numbers >= 0)
+        bad = np.flatnonzero(~fits & cells.notna().to_numpy())
         if len(bad):
-            wanted = "0 or 1" if self.cohort.role(column) == "event" else "a number"
             raise ValueError(
-                f"{self.cohort.name}: column {column!r} holds {cells.iloc[bad[0]]!r} in case "
+                f"{self.cohort.name}: column {column!r} holds {cells.iloc[bad].tolist()[0]!r} in case "
                 f"{self.cohort.case_id[bad[0]]}; expected {wanted}."
             )
         return numbers
@@ -193,16 +212,22 @@ class Batches:
             rows = np.flatnonzero(self.cohort.present[name])
             if not len(rows):
                 raise ValueError(f"{self.cohort.name}: no case has {name!r}; expected at least one. Remove the source.")
-            values = _narrow(self.cohort.image(name, int(rows[0])).values)
+            values = self._values(name, int(rows[0]))
             found[name] = values.shape, values.dtype, self.cohort.case_id[rows[0]]
         return found
+
+    def _values(self, name: str, row: int) -> np.ndarray:
+        try:
+            return _narrow(self.cohort.image(name, row).values)
+        except OverflowError as error:
+            raise ValueError(f"{self.cohort.name}: {name} of case {self.cohort.case_id[row]} {error}") from None
 
     def _stack(self, name: str, index: Int[np.ndarray, "b"], there: Shaped[np.ndarray, "b"]) -> np.ndarray:
         shape, dtype, first = self._shapes[name]
         stacked = np.zeros((len(index), *shape), dtype)
         for place in np.flatnonzero(there):
             row = int(index[place])
-            values = _narrow(self.cohort.image(name, row).values)
+            values = self._values(name, row)
             if values.shape != shape or values.dtype != dtype:
                 raise ValueError(
                     f"{self.cohort.name}: {name} of case {self.cohort.case_id[row]} is {values.dtype} of shape "
@@ -232,8 +257,13 @@ class Batches:
             target |= self._boxes(self.cohort.boxes, index)
         return target
 
+    @cached_property
+    def _most_boxes(self) -> int:
+        """Of any case of the cohort, so that training and test batches have one shape."""
+        return max([1, *(len(own.corners) for own in self.cohort.boxes or ())])
+
     def _boxes(self, boxes: Sequence[Boxes], index: Int[np.ndarray, "b"]) -> dict[str, np.ndarray]:
-        most = self.max_boxes or max(1, *(len(boxes[row].corners) for row in self.rows))
+        most = self.max_boxes or self._most_boxes
         corners = np.zeros((len(index), most, 4), np.float32)
         classes = np.zeros((len(index), most), np.int32)
         filled = np.zeros((len(index), most), bool)
@@ -265,9 +295,15 @@ class _Steps:
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
-    """Values in the dtype that JAX holds without x64: the one cast on the way to a batch."""
+    """Values in the dtype that JAX holds without x64, in the byte order of this machine: the one cast to a batch."""
+    native = values.dtype.newbyteorder("=")
     narrower = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32, np.dtype(np.uint64): np.uint32}
-    return values.astype(narrower.get(values.dtype, values.dtype), copy=False)
+    narrow = np.dtype(narrower.get(native, native))
+    if narrow != native and narrow.kind in "iu" and values.size:
+        low, high = values.min(), values.max()
+        if low < np.iinfo(narrow).min or high > np.iinfo(narrow).max:
+            raise OverflowError(f"holds whole numbers from {low} to {high}; expected what fits into {narrow}.")
+    return values.astype(narrow, copy=False)
 
 
 def _allow_worker_processes() -> None:

@@ -1,5 +1,6 @@
 """Preprocessing of the images of a case when they are read: pipelines that may need other images of the same case."""
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -9,7 +10,8 @@ import numpy as np
 
 from fusion_jax.data.cohort import Arrays, Cohort, Lazy
 from fusion_jax.data.image import Image
-from fusion_jax.data.preprocess import Pipeline, Step, build_pipeline
+from fusion_jax.data.images.pipeline import Pipeline, Step, build_pipeline
+from fusion_jax.data.moved_boxes import check_moves, move_boxes, moves_pixels
 
 __all__ = ["FILE_SUFFIX", "CaseImages", "check_needs", "in_memory", "preprocessed"]
 
@@ -61,7 +63,11 @@ class CaseImages:
         if name not in self.kept:
             return self._made(name, row)
         if name not in case.images:
-            case.images[name] = self._made(name, row)
+            image = self._made(name, row)
+            # Several readers get the same array: whoever writes into it would change the others' image.
+            values = image.values.view()
+            values.setflags(write=False)
+            case.images[name] = image._replace(values=values)
         return case.images[name]
 
     def _made(self, name: str, row: int) -> Image:
@@ -106,7 +112,9 @@ def check_needs(pipelines: Mapping[str, Pipeline], images: Collection[str], wher
 
 
 def preprocessed(cohort: Cohort, steps: Mapping[str, Iterable[Step]]) -> Cohort:
-    """The cohort with its images preprocessed whenever they are read; nothing is read now.
+    """The cohort with its images preprocessed whenever they are read; boxes follow their image.
+
+    Nothing is read now, unless an image with boxes is resized, flipped or cut: then its sizes are.
 
     Args:
       cohort: with image or mask sources.
@@ -132,6 +140,8 @@ def preprocessed(cohort: Cohort, steps: Mapping[str, Iterable[Step]]) -> Cohort:
             raise ValueError(f"{cohort.name}: {name!r} is no image; expected one of {', '.join(images) or 'none'}.")
     pipelines = {name: build_pipeline(list(own), where=f"{cohort.name}: {name}") for name, own in steps.items()}
     check_needs(pipelines, images, cohort.name)
+    if cohort.boxes is not None:
+        cohort = _with_moved_boxes(cohort, pipelines)
     made = CaseImages(functools.partial(_stored, cohort), pipelines)
     for name, pipeline in pipelines.items():
         source = cohort.sources[name]
@@ -139,6 +149,27 @@ def preprocessed(cohort: Cohort, steps: Mapping[str, Iterable[Step]]) -> Cohort:
         lazy = Lazy(functools.partial(made, name), np.arange(len(cohort)), source.kind, identity)
         cohort = cohort.with_source(name, lazy)
     return cohort
+
+
+def _with_moved_boxes(cohort: Cohort, pipelines: Mapping[str, Pipeline]) -> Cohort:
+    """Boxes after the steps of their image, whose sizes are read for it where pixels move."""
+    images = [name for name, source in cohort.sources.items() if source.kind == "image"]
+    of = cohort.boxes_of or (images[0] if len(images) == 1 else "")
+    moving = [name for name, pipeline in pipelines.items() if name in images and moves_pixels(pipeline.steps)]
+    if not moving or (of and of not in moving):
+        return cohort
+    if not of:
+        raise ValueError(
+            f"{cohort.name}: boxes lie on one of {', '.join(images)}, and {moving[0]} is moved; expected `boxes_of` to "
+            "name the image. Set it: `dataclasses.replace(cohort, boxes_of=...)`."
+        )
+    steps = pipelines[of].steps
+    check_moves(steps, pipelines[of].where)
+    moved = [
+        move_boxes(boxes, steps, cohort.image(of, row).values.shape[:2]) if cohort.present[of][row] else boxes
+        for row, boxes in enumerate(cohort.boxes or ())
+    ]
+    return dataclasses.replace(cohort, boxes=moved)
 
 
 def in_memory(

@@ -100,6 +100,8 @@ class Arrays:
     def fingerprint(self) -> str:
         """SHA-256 of the values."""
         digest = hashlib.sha256(f"{self.kind} {self.unit} {self.spacing}".encode())
+        for affine in self.affine or ():
+            digest.update(b"-" if affine is None else np.asarray(affine, np.float64).tobytes())
         for array in self.values:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -115,13 +117,14 @@ class Lazy:
         module, or an object of such a class.
       rows: rows of the whole data set that this source holds, in order.
       kind: of the data.
-      identity: says which data this is, such as paths with sizes; part of the fingerprint.
+      identity: says which data this is, such as paths with sizes; part of the fingerprint. A function is asked when the
+        fingerprint is.
     """
 
     read: Callable[[int], Image]
     rows: Int[np.ndarray, "n"]
     kind: Kind = "image"
-    identity: str = ""
+    identity: str | Callable[[], str] = ""
 
     def __repr__(self) -> str:
         return f"Lazy({len(self)} x {self.kind})"
@@ -142,7 +145,8 @@ class Lazy:
 
     def fingerprint(self) -> str:
         """SHA-256 of `identity` and rows."""
-        return hashlib.sha256(f"{self.kind} {self.identity} {self.rows.tolist()}".encode()).hexdigest()
+        identity = self.identity if isinstance(self.identity, str) else self.identity()
+        return hashlib.sha256(f"{self.kind} {identity} {self.rows.tolist()}".encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -229,6 +233,7 @@ class Cohort:
       levels: label column to its classes in order; sorted where not given.
       boxes: one entry a case; None where the cohort has none.
       box_classes: names of the classes of the boxes.
+      boxes_of: image whose pixels the boxes count; "" for the only one.
       flow: how the cohort came about; None where that is not known.
 
     Raises:
@@ -246,6 +251,7 @@ class Cohort:
     levels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     boxes: Sequence[Boxes] | None = None
     box_classes: tuple[str, ...] = ()
+    boxes_of: str = ""
     flow: Flow | None = None
 
     def __post_init__(self) -> None:
@@ -305,17 +311,22 @@ class Cohort:
         if case_id is None:
             named = None if table is None or isinstance(table.index, pd.RangeIndex) else table.index
             case_id = [f"case_{i}" for i in range(n)] if named is None else named
-        case_id = _as_text(_checked_length(name, "case ids", case_id, n))
+        case_id = _as_ids(name, "case id", case_id, n)
         table = pd.DataFrame(index=range(n)) if table is None else table
         table = table.set_axis(pd.Index(case_id.astype(object), name="case_id"), axis=0)
         roles = dict(roles or {})
         if label is not None:
-            table, roles["label"] = table.assign(label=_checked_length(name, "labels", label, n)), "label"
+            if "label" in table.columns:
+                raise ValueError(f"{name}: `label` and a column 'label' of the table; expected one. Rename the column.")
+            cells = label if hasattr(label, "dtype") else [*label]
+            _check_length(name, "labels", cells, n)
+            # Without its index, by which pandas would reorder a Series.
+            table, roles["label"] = table.assign(label=pd.Series(cells).array), "label"
         return cls(
             name=name,
             table=table,
-            patient_id=_as_text(case_id if patient_id is None else _checked_length(name, "patient ids", patient_id, n)),
-            site=None if site is None else _as_text(_checked_length(name, "sites", site, n)),
+            patient_id=_as_ids(name, "patient id", case_id if patient_id is None else patient_id, n),
+            site=None if site is None else _as_ids(name, "site", site, n),
             roles=roles,
             sources=made,
             present=present,
@@ -397,16 +408,23 @@ class Cohort:
 
         cells = self.table[column]
         numbers, found = pd.factorize(cells)
+        if column not in self.levels and cells.dtype.kind == "f" and any(cell % 1 for cell in found):
+            broken = next(cell for cell in found if cell % 1)
+            raise ValueError(
+                f"{self.name}: label {column!r} holds {broken}; expected classes. Derive a class from the number, or "
+                "declare its `levels`."
+            )
         words = [_word(cell) for cell in found]
         levels = self.levels.get(column) or tuple(sorted(set(words), key=_by_number))
+        code = {level: number for number, level in enumerate(levels)}
         for number, word in enumerate(words):
-            if word not in levels:
+            if word not in code:
                 case = self.case_id[numbers.tolist().index(number)]
                 raise ValueError(
                     f"{self.name}: column {column!r} holds {word!r} in case {case}; expected one of "
                     f"{', '.join(levels)}. Fix the cell or the levels."
                 )
-        return np.array([*map(levels.index, words), -1], np.int32)[numbers], levels
+        return np.array([*map(code.get, words), -1], np.int32)[numbers], levels
 
     @property
     def label(self) -> Int[np.ndarray, "n"]:
@@ -426,9 +444,24 @@ class Cohort:
         return columns[0]
 
     def take(self, rows: Iterable[int | bool | np.integer | np.bool_]) -> "Cohort":
-        """The cohort of some rows, given by number in the wanted order or by a mask; nothing is read."""
+        """The cohort of some rows, given by number in the wanted order or by a mask; nothing is read.
+
+        Raises:
+          IndexError: a row that is not there, or a mask of another length.
+          ValueError: no row, one twice, or what is neither rows nor a mask.
+        """
         chosen = rows if isinstance(rows, np.ndarray) else np.array(list(rows))
-        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+        n = len(self)
+        if chosen.dtype == bool:
+            if chosen.shape != (n,):
+                raise IndexError(f"{self.name}: a mask of shape {chosen.shape} for {n} cases; expected ({n},).")
+            chosen = np.flatnonzero(chosen)
+        elif chosen.size and chosen.dtype.kind not in "iu":
+            raise ValueError(f"{self.name}: rows are {chosen.dtype}; expected whole numbers or a mask of booleans.")
+        chosen = chosen.astype(np.int64)
+        outside = chosen[(chosen < -n) | (chosen >= n)]
+        if len(outside):
+            raise IndexError(f"{self.name}: row {outside[0]} of {n} cases; expected rows below {n}.")
         return dataclasses.replace(
             self,
             table=self.table.iloc[chosen],
@@ -440,24 +473,48 @@ class Cohort:
             levels={**self.levels} | {column: self.codes(column)[1] for column in self.columns("label")},
         )
 
+    def only(self, *names: str) -> "Cohort":
+        """The cohort with some of its sources, as for a model that reads one.
+
+        Raises:
+          ValueError: a source that is not there, or a case that has none of these.
+        """
+        for name in names:
+            if name not in self.sources:
+                raise ValueError(f"{self.name}: no source {name!r}; it has {', '.join(self.sources)}.")
+        return dataclasses.replace(
+            self,
+            sources={name: self.sources[name] for name in names},
+            present={name: self.present[name] for name in names},
+        )
+
     def with_source(self, name: str, values: Any, present: Bool[np.ndarray, "n"] | None = None) -> "Cohort":
-        """The cohort with one source added or replaced, as after encoding its table."""
+        """The cohort with one source added or replaced, as after encoding its table.
+
+        Cases that lacked the source before lack it still, unless `present` says otherwise.
+        """
         source, there = _as_source(name, values)
+        if present is None and len(there) == len(self):
+            there = there & self.present.get(name, there)
         if present is None:
-            present = self.present.get(name, there)
+            present = there
         return dataclasses.replace(
             self, sources={**self.sources, name: source}, present={**self.present, name: present}
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of ids, table, roles and what identifies the data of every source."""
+        """SHA-256 of ids, table, roles, classes and what identifies the data of every source."""
         digest = hashlib.sha256()
-        digest.update(self.table.to_csv(float_format="%.17g").encode())
+        for column in self.table.columns:
+            digest.update(_cell_bytes(self.table[column]))
         parts = {
+            "case": self.case_id,
             "patient": self.patient_id.tolist(),
             "site": None if self.site is None else self.site.tolist(),
             "roles": {column: self.role(column) for column in self.table.columns},
+            "levels": {column: self.codes(column)[1] for column in self.columns("label")},
+            "box_classes": self.box_classes,
             "sources": {name: source.fingerprint() for name, source in sorted(self.sources.items())},
             "present": {name: there.tolist() for name, there in sorted(self.present.items())},
             "boxes": None if self.boxes is None else [[b.corners.tolist(), b.classes.tolist()] for b in self.boxes],
@@ -468,6 +525,18 @@ class Cohort:
 
 def _shown(columns: Sequence[str], most: int = 8) -> str:
     return ", ".join(columns[:most]) + (f" and {len(columns) - most} more" if len(columns) > most else "")
+
+
+def _cell_bytes(column: Any) -> bytes:
+    """Cells of a column: numbers as they lie in memory, which takes a fraction of the time, all others as text."""
+    wide = {"b": np.int64, "i": np.int64, "u": np.uint64, "f": np.float64}
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in wide:
+        values = column.to_numpy(wide[column.dtype.kind], copy=True)
+        if values.dtype.kind == "f":
+            values[np.isnan(values)] = np.nan  # of the many NaN, one
+        return f"{column.name} {values.dtype.str}".encode() + values.tobytes()
+    cells = [None if gap else str(cell) for cell, gap in zip(column, column.isna(), strict=True)]
+    return f"{column.name} {json.dumps(cells)}".encode()
 
 
 def _word(cell: Any) -> str:
@@ -484,21 +553,31 @@ def _by_number(word: str) -> tuple[float, str]:
         return float("inf"), word
 
 
-def _as_text(values: Iterable[Any]) -> np.ndarray:
-    return np.array([str(value) for value in values], dtype=np.str_)
+def _as_ids(name: str, what: str, values: Iterable[Any], n: int) -> np.ndarray:
+    """Ids as text; `None` and NaN are refused, which would all become one patient called "nan"."""
+    import pandas as pd
+
+    cells = pd.Series(list(values), dtype=object)
+    _check_length(name, f"{what}s", cells, n)
+    gaps = np.flatnonzero(cells.isna())
+    if len(gaps):
+        raise ValueError(f"{name}: row {gaps[0]} has no {what} ({cells[gaps[0]]!r}); expected text for every case.")
+    return np.array([_word(cell) for cell in cells], dtype=np.str_)
 
 
-def _checked_length(name: str, what: str, values: Any, n: int) -> Any:
-    values = values if hasattr(values, "__len__") else list(values)
+def _check_length(name: str, what: str, values: Any, n: int) -> None:
     if len(values) != n:
         raise ValueError(f"{name}: {len(values)} {what} for {n} cases; expected one a case.")
-    return np.asarray(values)
 
 
 def _as_source(name: str, values: Any) -> tuple[Source, Bool[np.ndarray, "n"]]:
     if isinstance(values, Arrays | Lazy | Columns) or hasattr(values, "fingerprint"):
         return values, np.ones(len(values), bool)
+    if not isinstance(values, Sequence) and hasattr(values, "__array__"):
+        values = np.asarray(values)  # arrays of JAX and torch, and data frames, which iterate over their columns
     if isinstance(values, np.ndarray) and values.dtype != object:
+        if values.dtype.kind in "SUMm":
+            raise _no_numbers(name, values.dtype)
         if values.ndim == 2:
             return Arrays(values, "array"), np.ones(len(values), bool)
         if values.ndim in (4, 5):
@@ -507,7 +586,10 @@ def _as_source(name: str, values: Any) -> tuple[Source, Bool[np.ndarray, "n"]]:
             f"source {name!r} has shape {values.shape}; expected (n, f), (n, h, w, c) or (n, d, h, w, c). "
             "Add a channel axis: `values[..., None]`."
         )
-    rows = list(values)
+    rows = [None if row is None else np.asarray(row) for row in values]
+    for row in rows:
+        if row is not None and row.dtype.kind in "OSUMm":
+            raise _no_numbers(name, row.dtype)
     there = np.array([row is not None for row in rows])
     shapes = {row.ndim for row in rows if row is not None}
     if len(shapes) != 1 or not shapes <= {1, 3, 4}:
@@ -518,6 +600,13 @@ def _as_source(name: str, values: Any) -> tuple[Source, Bool[np.ndarray, "n"]]:
     empty = np.zeros((0,) * shapes.pop())
     kind = "array" if empty.ndim == 1 else "image"
     return Arrays([empty if row is None else row for row in rows], kind), there
+
+
+def _no_numbers(name: str, dtype: np.dtype) -> ValueError:
+    return ValueError(
+        f"source {name!r} holds {dtype}; expected numbers. Give columns of text, dates or mixed kinds as `table` and "
+        "encode them on the training cases (`fusion_jax.data.tabular`)."
+    )
 
 
 def _check_ids(cohort: Cohort) -> None:
@@ -538,6 +627,9 @@ def _check_ids(cohort: Cohort) -> None:
 
 
 def _check_roles(cohort: Cohort) -> None:
+    if not cohort.table.columns.is_unique:
+        twice = cohort.table.columns[cohort.table.columns.duplicated()][0]
+        raise ValueError(f"{cohort.name}: two columns are called {twice!r}; expected different names. Rename one.")
     for column, role in cohort.roles.items():
         if column not in cohort.table.columns:
             raise ValueError(
@@ -547,6 +639,15 @@ def _check_roles(cohort: Cohort) -> None:
         if role not in get_args(Role):
             raise ValueError(
                 f"{cohort.name}: column {column!r} has role {role!r}; expected {', '.join(get_args(Role))}."
+            )
+    for column, levels in cohort.levels.items():
+        if column not in cohort.table.columns:
+            raise ValueError(
+                f"{cohort.name}: levels of column {column!r}, which the table does not have. Check the name."
+            )
+        if len(set(levels)) < len(levels):
+            raise ValueError(
+                f"{cohort.name}: levels of {column!r} are {', '.join(levels)}; expected each of them once."
             )
     for role in ("time", "event"):
         if len(cohort.columns(role)) > 1:

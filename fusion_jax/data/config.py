@@ -52,20 +52,24 @@ reader = "rtstruct"
 options = {region = "GTV"}           # `{column}` in a text is filled in case by case
 preprocess = [{op = "onto", reference = "ct"}]
 
+[sources.xray]
+files = "images/{case_id}.png"
+preprocess = [{op = "resize", size = 512}]
+
 [sources.clinical]                   # columns of the table; encoders are fitted to them on training patients
 columns = ["age", "sex", "grade"]
 
-[boxes]                              # optional: one row a box
+[boxes]                              # one row a box, in pixels of the file; boxes follow resize, flip, crop_or_pad
 file = "boxes.csv"
-of = "ct"
+of = "xray"
 case = "case_id"
 label = "label"
 corners = ["x0", "y0", "x1", "y1"]
 ```
 
 Who is in, measurements near an index date, derived columns and outcomes at a horizon: `fusion_jax.data.definition`.
-Steps of `preprocess`: `fusion_jax.data.preprocess`; there `ct` is the preprocessed image of another source, `ct.file`
-the image as its file holds it. Readers and their options: `fusion_jax.data.readers`.
+Steps of `preprocess`: `fusion_jax.data.images.pipeline`; there `ct` is the preprocessed image of another source, and
+`ct.file` the image as its file holds it. Readers and their options: `fusion_jax.data.readers`.
 """
 
 import difflib
@@ -98,7 +102,7 @@ class SourceConfig(NamedTuple):
       reader: name of a reader; None to look at the file.
       options: of the reader.
       unit: of the values, where the file does not say; "" if neither.
-      preprocess: steps for `fusion_jax.data.preprocess.build_pipeline`.
+      preprocess: steps for `fusion_jax.data.images.pipeline.build_pipeline`.
       required: every case must have it; otherwise a missing file makes the source absent.
     """
 
@@ -196,6 +200,12 @@ def parse_config(content: Mapping[str, Any], path: Path) -> CohortConfig:
     ids = _get(content, "ids", dict, where)
     _check_keys(ids, ("case", "patient", "site"), f"{where}: ids")
     roles = _roles(content.get("roles", {}), f"{where}: roles")
+    for key in ("case", "patient"):
+        if roles.get(ids.get(key), "never") not in ("group", "never"):
+            raise ValueError(
+                f"{where}: roles: column {ids[key]!r}, the {key} id, is {roles[ids[key]]}; a model that reads ids "
+                "knows its patients. Take it out."
+            )
     sources = {
         name: _source(values, f"{where}: sources.{name}")
         for name, values in _get(content, "sources", dict, where).items()
@@ -203,7 +213,8 @@ def parse_config(content: Mapping[str, Any], path: Path) -> CohortConfig:
     if not sources:
         raise ValueError(f"{where}: no source; expected at least one table [sources.NAME].")
     for name, source in sources.items():
-        if source.of is not None and (source.of not in sources or sources[source.of].columns is not None):
+        on = sources.get(source.of) if source.of is not None else None
+        if source.of is not None and (on is None or on.columns is not None or on.kind != "image"):
             raise ValueError(
                 f"{where}: sources.{name}: `of` names {source.of!r}; expected the name of an image source."
             )

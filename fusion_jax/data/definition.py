@@ -44,6 +44,7 @@ and last who is censored before a horizon, so that this loss is counted among th
 the ids of everyone dropped. Expressions are those of `fusion_jax.data.expressions`.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -590,8 +591,16 @@ def _parse_known(text: str, where: str, available: list[str], definition: Defini
 
 
 def _parents(definition: Definition) -> dict[str, set[str]]:
-    """Columns that a column is computed from; measurements come from files and have none."""
+    """Columns that a column is computed from; measurements of the same values share one, which stands for them."""
     found = {derive.name: set(parse(derive.formula, where=definition.where).columns) for derive in definition.derives}
+    for one, other in itertools.combinations(definition.measures, 2):
+        alike = all(getattr(one, key) == getattr(other, key) for key in ("file", "by", "date", "value", "where"))
+        # A baseline up to the index date and a follow-up from it on meet on that day alone.
+        apart = 0 in (one.after_days + other.before_days, one.before_days + other.after_days)
+        if alike and not apart:
+            shared = f"{one.value} of {one.file}"
+            for measure in (one, other):
+                found.setdefault(measure.name, set()).add(f"{shared} where {one.where}" if one.where else shared)
     return found | {horizon.name: {horizon.time, horizon.event} for horizon in definition.horizons}
 
 
@@ -661,7 +670,7 @@ def _measured(
     timed = all((side != side.dt.normalize()).any() for side in (index_date.dropna(), rows["date"]) if len(side))
     pairs["distance"] = (pairs["date"] - pairs["index"]).dt.total_seconds().abs() if timed else pairs["days"].abs()
     nearest = pairs.loc[pairs["distance"] == pairs.groupby("case")["distance"].transform("min")]
-    chosen = _chosen(nearest, measure, table, where)
+    chosen = _chosen(nearest.assign(moment=nearest["date" if timed else "days"]), measure, table, where)
     columns = {
         measure.name: chosen["value"].reindex(range(len(table))).to_numpy(),
         f"{measure.name}_days": chosen["days"].reindex(range(len(table))).to_numpy(np.float64),
@@ -689,13 +698,26 @@ def _key(table: Any, by: str, where: str) -> Any:
 
 def _check_same_ids(keys: Any, others: Any, measure: Measure, where: str) -> None:
     """Ids that never meet, such as '007' and 7, would make every measurement missing."""
-    if others.empty or keys.dropna().empty or keys.isin(others).any():
+    if others.empty or keys.dropna().empty:
         return
-    raise ValueError(
-        f"{where}: no {measure.by!r} of the table stands in {measure.file}: there are "
-        f"{listed(keys.dropna(), at_most=3)} here and {listed(others, at_most=3)} there. Write the "
-        "ids in the same way in both, as text or as numbers."
-    )
+    if not keys.isin(others).any():
+        raise ValueError(
+            f"{where}: no {measure.by!r} of the table stands in {measure.file}: there are "
+            f"{listed(keys.dropna(), at_most=3)} here and {listed(others, at_most=3)} there. Write the "
+            "ids in the same way in both, as text or as numbers."
+        )
+    # Some ids meet and others differ in a blank, a leading zero, or in being text: those patients would be lost.
+    strangers = {_plain_id(key): key for key in others[~others.isin(keys)].unique()}
+    for key in keys.dropna()[~keys.dropna().isin(others)].unique():
+        if _plain_id(key) in strangers:
+            raise ValueError(
+                f"{where}: {measure.by!r} is {key!r} in the table and {strangers[_plain_id(key)]!r} in {measure.file}, "
+                "which do not meet. Write the ids in the same way in both, as text or as numbers."
+            )
+
+
+def _plain_id(key: Any) -> str:
+    return str(key).strip().removesuffix(".0").lstrip("0").casefold()
 
 
 def _chosen(nearest: Any, measure: Measure, table: Any, where: str) -> Any:
@@ -703,8 +725,8 @@ def _chosen(nearest: Any, measure: Measure, table: Any, where: str) -> Any:
     import pandas as pd
 
     if measure.tie in ("earlier", "later"):
-        extreme = nearest.groupby("case")["days"].transform("min" if measure.tie == "earlier" else "max")
-        nearest = nearest.loc[nearest["days"] == extreme]
+        extreme = nearest.groupby("case")["moment"].transform("min" if measure.tie == "earlier" else "max")
+        nearest = nearest.loc[nearest["moment"] == extreme]
     if measure.tie == "mean":
         if not pd.api.types.is_numeric_dtype(nearest["value"].dtype):
             raise ValueError(

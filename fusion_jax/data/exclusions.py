@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fusion_jax.data.image import UnreadableFile
+
 __all__ = ["Exclusion", "exclude", "read_exclusions"]
 
 
@@ -26,6 +28,7 @@ def read_exclusions(path: str | os.PathLike[str]) -> dict[str, str]:
     r"""Case ids with reasons from a CSV file with the columns `case_id` and `reason`.
 
     Raises:
+      UnreadableFile: it is no CSV in UTF-8, such as one with a quote that is never closed.
       ValueError: a column is missing, a case id or reason is empty, or a case id comes twice; the message has the line.
 
     Example:
@@ -35,27 +38,10 @@ def read_exclusions(path: str | os.PathLike[str]) -> dict[str, str]:
       >>> read_exclusions(path)
       {'exam_7': 'motion'}
     """
-    excluded: dict[str, str] = {}
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, restkey="further", restval="")
-        columns = reader.fieldnames or ()
-        for column in ("case_id", "reason"):
-            if column not in columns:
-                raise ValueError(
-                    f"{path}: no column {column!r}; it has {', '.join(map(repr, columns)) or 'none'}. Expected the "
-                    "columns 'case_id' and 'reason'."
-                )
-        for row in reader:
-            case, reason = row["case_id"].strip(), row["reason"].strip()
-            place = f"{path}: line {reader.line_num}"
-            if not case or not reason:
-                raise ValueError(
-                    f"{place}: case id {case!r}, reason {reason!r}; expected both. Say why it is left out."
-                )
-            if case in excluded:
-                raise ValueError(f"{place}: case {case!r} stands in the list twice; keep one line.")
-            excluded[case] = reason
-    return excluded
+    try:
+        return _read(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UnreadableFile(path, f"is no CSV in UTF-8 ({error})", "Save it as CSV in UTF-8.") from error
 
 
 def exclude(case_id: Sequence[str], exclusions: Mapping[str, str], *, where: str = "exclusions") -> Exclusion:
@@ -85,3 +71,28 @@ def exclude(case_id: Sequence[str], exclusions: Mapping[str, str], *, where: str
     if not kept:
         raise ValueError(f"{where}: all {len(case_id)} cases are on the list; expected at least one to stay.")
     return Exclusion(kept, {case: exclusions[case] for case in case_id if case in exclusions})
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, str]:
+    excluded: dict[str, str] = {}
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        # Strict: else a quote that is never closed takes the cases below it for part of a reason.
+        reader = csv.DictReader(file, restkey="further", restval="", strict=True)
+        columns = reader.fieldnames or ()
+        for column in ("case_id", "reason"):
+            if column not in columns:
+                raise ValueError(
+                    f"{path}: no column {column!r}; it has {', '.join(map(repr, columns)) or 'none'}. Expected the "
+                    "columns 'case_id' and 'reason'."
+                )
+        for row in reader:
+            case, reason = row["case_id"].strip(), row["reason"].strip()
+            place = f"{path}: line {reader.line_num}"
+            if not case or not reason:
+                raise ValueError(
+                    f"{place}: case id {case!r}, reason {reason!r}; expected both. Say why it is left out."
+                )
+            if case in excluded:
+                raise ValueError(f"{place}: case {case!r} stands in the list twice; keep one line.")
+            excluded[case] = reason
+    return excluded

@@ -299,6 +299,12 @@ def _without_backticks(text: str, where: str) -> tuple[str, dict[int, str]]:
                     raise ValueError(
                         f"{where}: expression {_shown(text)}, character {begin + 1}: no name between backticks."
                     )
+                # Joined to what follows, as in `a`b, the underscores below would be read as the first name alone.
+                if re.match(r"[\w`]", text[place + 1 :]):
+                    raise ValueError(
+                        f"{where}: expression {_shown(text)}, character {place + 2}: a name goes on after its closing "
+                        "backtick. Put the whole name between two backticks."
+                    )
                 quoted[begin], quote = name, ""
                 source[begin : place + 1] = "_" * (place + 1 - begin)
         elif quote:
@@ -446,6 +452,10 @@ def column_values(series: "pandas.Series", name: str) -> Values:
     if pd.api.types.is_numeric_dtype(series.dtype):
         if pd.api.types.is_complex_dtype(series.dtype):
             raise ValueError(f"{name} holds complex numbers; expected real ones.")
+        if series.dtype.name.lower() in ("float16", "float32"):
+            narrow = series.to_numpy(np.dtype(series.dtype.name.lower()), na_value=np.nan)
+            # The decimal that the cell stands for: a float32 of 2.82 is 2.8199999332, and `>= 2.82` would be false.
+            return _known("number", narrow.astype(np.str_).astype(np.float64), missing, name)
         return _known("number", series.to_numpy(np.float64, na_value=np.nan), missing, name)
     if isinstance(series.dtype, pd.DatetimeTZDtype):
         raise ValueError(
@@ -545,6 +555,8 @@ class _Evaluation:
 
     def __init__(self, expression: Expression, table: "pandas.DataFrame") -> None:
         self.expression, self.table, self.n = expression, table, len(table)
+        self.columns: dict[str, Values] = {}  # read once, however often they stand in the expression
+        self.held_texts: dict[str, set[str]] = {}
         self.here = f"{expression.where}: expression {_shown(expression.text)}"
 
     def fail(self, what: str) -> ValueError:
@@ -565,7 +577,7 @@ class _Evaluation:
                 number = self.as_number(self.value(operand))
                 return number._replace(data=-number.data) if isinstance(op, ast.USub) else number
             case ast.BoolOp(op=op, values=values):
-                return self.logic(node, [self.as_truth(self.value(v), v) for v in values], isinstance(op, ast.And))
+                return self.logic(node, (self.as_truth(self.value(v), v) for v in values), isinstance(op, ast.And))
             case ast.BinOp(left=left, op=op, right=right):
                 return self.arithmetic(node, ARITHMETIC[type(op)], [self.value(left), self.value(right)])
             case ast.Compare():
@@ -579,14 +591,22 @@ class _Evaluation:
         return f"`{ast.unparse(node)}`"
 
     def literal(self, value: object) -> Values:
-        present = np.zeros(self.n, bool)
+        # Views of one cell: a list after `in` may hold a thousand literals.
+        present = np.broadcast_to(False, self.n)
         if isinstance(value, bool):
-            return Values("truth", np.full(self.n, value), present, str(value).lower(), "")
+            return Values("truth", np.broadcast_to(value, self.n), present, str(value).lower(), "")
         if isinstance(value, str):
-            return Values("text", np.full(self.n, value, dtype=object), present, f"the text {value!r}", value)
-        return Values("number", np.full(self.n, value, dtype=np.float64), present, f"the number {value}", "")
+            data = np.broadcast_to(np.array(value, dtype=object), self.n)
+            return Values("text", data, present, f"the text {value!r}", value)
+        data = np.broadcast_to(np.array(value, dtype=np.float64), self.n)
+        return Values("number", data, present, f"the number {value}", "")
 
     def column(self, name: str) -> Values:
+        if name not in self.columns:
+            self.columns[name] = self.read(name)
+        return self.columns[name]
+
+    def read(self, name: str) -> Values:
         series: Any = self.table[name]
         if series.ndim != 1:
             raise self.fail(f"the table has several columns {name!r}. Rename all but one.")
@@ -597,7 +617,7 @@ class _Evaluation:
 
     def as_number(self, values: Values) -> Values:
         if values.kind in ("number", "truth", "nothing"):
-            data = np.full(self.n, np.nan) if values.kind == "nothing" else values.data.astype(np.float64)
+            data = np.full(self.n, np.nan) if values.kind == "nothing" else values.data.astype(np.float64, copy=False)
             return values._replace(kind="number", data=data)
         if values.kind == "date":
             raise self.fail(f"{values.name} is a date; a number is needed. Use days_between or years_between.")
@@ -633,12 +653,13 @@ class _Evaluation:
             found = self.held(values)
         raise self.fail(f"{found}; a condition is needed here, or 0 and 1. Compare it: {ast.unparse(node)} > 0.")
 
-    def logic(self, node: ast.expr, parts: list[Values], conjunction: bool) -> Values:
+    def logic(self, node: ast.expr, parts: Iterable[Values], conjunction: bool) -> Values:
         # Kleene: one false part decides `and`, one true part decides `or`, whatever else is missing.
-        data = np.array([part.data for part in parts])
-        missing = np.array([part.missing for part in parts])
-        decided = (~missing & (data != conjunction)).any(axis=0)
-        return Values("truth", decided != conjunction, missing.any(axis=0) & ~decided, self.name(node))
+        decided, missing = np.zeros(self.n, bool), np.zeros(self.n, bool)
+        for part in parts:
+            decided |= ~part.missing & (part.data != conjunction)
+            missing |= part.missing
+        return Values("truth", decided != conjunction, missing & ~decided, self.name(node))
 
     def arithmetic(self, node: ast.expr, function: np.ufunc, operands: list[Values]) -> Values:
         numbers = [self.as_number(operand) for operand in operands]
@@ -662,7 +683,7 @@ class _Evaluation:
         for op, right_node in zip(node.ops, node.comparators, strict=True):
             if isinstance(op, ast.In | ast.NotIn):
                 elements = right_node.elts if isinstance(right_node, ast.List | ast.Tuple | ast.Set) else []
-                equal = [self.compare(ast.Eq(), left, self.value(element)) for element in elements]
+                equal = (self.compare(ast.Eq(), left, self.value(element)) for element in elements)
                 found = self.logic(node, equal, conjunction=False)
                 parts.append(found._replace(data=~found.data) if isinstance(op, ast.NotIn) else found)
                 continue
@@ -711,7 +732,9 @@ class _Evaluation:
     def warn_of_unheard(self, column: Values, literal: Values) -> None:
         if literal.literal is None or column.literal is not None or not self.n:
             return
-        known = set(column.data[~column.missing].tolist())
+        if column.name not in self.held_texts:
+            self.held_texts[column.name] = set(column.data[~column.missing].tolist())
+        known = self.held_texts[column.name]
         if literal.literal not in known and len(known) <= FEW_TEXTS:
             logger.warning(
                 "%s: %s never holds %r; it holds %s",
@@ -752,10 +775,9 @@ class _Evaluation:
             arguments = [self.as_date(argument) for argument in arguments]
         else:
             arguments = [self.as_number(argument) for argument in arguments]
-        missing = np.any([argument.missing for argument in arguments], axis=0)
-        data = arguments[0].data
+        data, missing = arguments[0].data, arguments[0].missing
         for argument in arguments[1:]:
-            data = function(data, argument.data)
+            data, missing = function(data, argument.data), missing | argument.missing
         return Values(arguments[0].kind, data, missing, self.name(node))
 
     def coalesce(self, node: ast.expr, arguments: list[Values]) -> Values:

@@ -5,8 +5,9 @@ import functools
 import hashlib
 import json
 import os
+import re
+import stat
 import string
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool
 
+from fusion_jax.data.case_images import FILE_SUFFIX, CaseImages, check_needs
 from fusion_jax.data.cohort import Boxes, Cohort, Columns, Lazy
 from fusion_jax.data.config import BoxesConfig, CohortConfig, SourceConfig, read_config
 from fusion_jax.data.definition import Definition, apply_definition, check_roles, parse_definition
-from fusion_jax.data.image import Image
-from fusion_jax.data.preprocess import Pipeline, build_pipeline
-from fusion_jax.data.readers import read_image
-from fusion_jax.data.tables import read_table
+from fusion_jax.data.image import Image, UnreadableFile
+from fusion_jax.data.images.pipeline import Pipeline, build_pipeline
+from fusion_jax.data.moved_boxes import check_moves, move_boxes, moves_pixels
+from fusion_jax.data.readers import peek_image, read_image
+from fusion_jax.data.tables import as_written, read_table
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
-__all__ = ["CaseFiles", "open_cohort", "source_paths"]
-
-FILE_SUFFIX = ".file"
-"""After the name of a source in a step of another's pipeline: the image as its file holds it, before its own steps."""
+__all__ = ["CaseFiles", "case_options", "existing", "open_cohort", "path_columns", "source_paths"]
 
 ON_AN_IMAGE = ("rtstruct", "dicom_seg")
 """Readers of masks that need the image they lie on."""
@@ -53,12 +53,16 @@ def open_cohort(folder: str | Path, *, missing: str = "error") -> Cohort:
     config = read_config(folder)
     pipelines = build_pipelines(config)
     table, flow = defined_table(config)
-    options = {name: _case_options(source.options, table) for name, source in config.sources.items()}
+    options = {name: case_options(source.options, table) for name, source in config.sources.items()}
     paths = {name: source_paths(config, name, table) for name, source in config.sources.items() if not source.columns}
-    there = {name: _existing(found) for name, found in paths.items()}
+    there = {name: existing(found) for name, found in paths.items()}
     if missing == "error":
         _check_files(config, table, paths, there)
+    dropped = [case for step in flow.steps for reason in step.dropped for case in reason.case_id]
+    boxes, box_classes = (None, ()) if config.boxes is None else _read_boxes(config, config.boxes, table.index, dropped)
     files = CaseFiles(paths, options, dict(config.sources), pipelines)
+    if boxes is not None and config.boxes is not None:
+        boxes = _moved(config.boxes.of, boxes, files, there)
     rows = np.arange(len(table))
     sources, present = {}, {}
     for name, source in config.sources.items():
@@ -66,13 +70,14 @@ def open_cohort(folder: str | Path, *, missing: str = "error") -> Cohort:
             sources[name] = Columns(source.columns, len(table))
             present[name] = np.asarray(table[list(source.columns)].notna().any(axis=1))
         else:
-            sources[name] = Lazy(functools.partial(files.read, name), rows, source.kind, _identity(config, paths[name]))
+            identity = functools.partial(_identity, config, paths[name])
+            sources[name] = Lazy(functools.partial(files.read, name), rows, source.kind, identity)
             present[name] = there[name]
     return Cohort(
         name=config.name,
         table=table,
         patient_id=_ids(table, config.patient if config.patient != config.case else None),
-        site=None if config.site is None else _ids(table.fillna({config.site: "unknown"}), config.site),
+        site=None if config.site is None else _ids(table.fillna({config.site: ""}), config.site),
         roles={column: role for column, role in config.roles.items() if column != config.case},
         sources=sources,
         present=present,
@@ -82,10 +87,30 @@ def open_cohort(folder: str | Path, *, missing: str = "error") -> Cohort:
             **{name: source.unit for name, source in config.sources.items() if source.unit},
         },
         levels=config.levels,
-        boxes=None if config.boxes is None else _read_boxes(config, config.boxes, table.index),
-        box_classes=() if config.boxes is None else _box_classes(config, config.boxes),
+        boxes=boxes,
+        box_classes=box_classes,
+        boxes_of="" if config.boxes is None else config.boxes.of,
         flow=flow,
     )
+
+
+def _moved(
+    of: str,
+    boxes: list[Boxes],
+    files: "CaseFiles",
+    there: Mapping[str, Bool[np.ndarray, "n"]],
+) -> list[Boxes]:
+    """Boxes on the preprocessed images; sizes come from the headers of the files."""
+    steps, source = files.pipelines[of].steps, files.sources[of]
+    if not moves_pixels(steps):
+        return boxes
+    moved = []
+    for row, own in enumerate(boxes):
+        if len(own.corners) and there[of][row]:
+            header = peek_image(files.paths[of][row], reader=source.reader, **files.options[of][row])
+            own = move_boxes(own, steps, header.shape[:2])
+        moved.append(own)
+    return moved
 
 
 def defined_table(config: CohortConfig) -> tuple["pandas.DataFrame", Any]:
@@ -98,7 +123,8 @@ def defined_table(config: CohortConfig) -> tuple["pandas.DataFrame", Any]:
     check_roles(definition, config.roles)
     path = config.path.parent / config.table
     ids = [column for column in (config.case, config.patient, config.site) if column]
-    table = read_table(path, sheet=config.sheet, text=ids, types=config.types, units=config.units)
+    text = [*ids, *path_columns(config)]
+    table = read_table(path, sheet=config.sheet, text=text, types=config.types, units=config.units)
     _check_columns(config, definition, path, table.columns, ids)
     _check_case_ids(path, config.case, table[config.case].tolist())
     gaps = np.flatnonzero(np.asarray(table[config.patient].isna()))
@@ -111,6 +137,23 @@ def defined_table(config: CohortConfig) -> tuple["pandas.DataFrame", Any]:
     table.index.name = "case_id"
     patient = config.patient if config.patient != config.case else None
     return apply_definition(table, definition, read_table=functools.partial(_read, config), patient=patient)
+
+
+def path_columns(config: CohortConfig) -> list[str]:
+    """Columns that only name files, so that 007 stays 007; those that anything calculates with stay numbers."""
+    columns: list[str] = []
+    for source in config.sources.values():
+        texts = [text for text in (source.files, *source.options.values()) if isinstance(text, str)]
+        columns += re.findall(r"\{([^{}]+)\}", " ".join(texts)) + ([source.column] if source.column else [])
+    definition = json.dumps(config.definition, default=str)
+    return [
+        column
+        for column in dict.fromkeys(columns)
+        if column not in config.units
+        and column not in config.types
+        and config.roles.get(column, "never") in ("group", "never")
+        and column not in definition
+    ]
 
 
 def _check_columns(
@@ -159,37 +202,19 @@ def build_pipelines(config: CohortConfig) -> dict[str, Pipeline]:
     Raises:
       ValueError: see above; the message names file, source and step.
     """
-    pipelines = {}
-    for name, source in config.sources.items():
-        if source.columns is not None:
-            continue
-        where = f"{config.path}: sources.{name}.preprocess"
-        pipelines[name] = build_pipeline(source.preprocess, where=where)
-        for other in pipelines[name].needs:
-            base = other.removesuffix(FILE_SUFFIX)
-            if base not in config.sources or config.sources[base].columns is not None:
-                raise ValueError(f"{where}: needs source {other!r}; expected an image source of this file.")
-    for name in pipelines:
-        _check_circle(config, pipelines, name, ())
+    images = [name for name, source in config.sources.items() if source.columns is None]
+    pipelines = {
+        name: build_pipeline(config.sources[name].preprocess, where=f"{config.path}: sources.{name}.preprocess")
+        for name in images
+    }
+    check_needs(pipelines, images, str(config.path))
+    if config.boxes is not None and moves_pixels(pipelines[config.boxes.of].steps):
+        check_moves(pipelines[config.boxes.of].steps, pipelines[config.boxes.of].where)
     return pipelines
 
 
-def _check_circle(config: CohortConfig, pipelines: Mapping[str, Pipeline], name: str, path: tuple[str, ...]) -> None:
-    if name in path:
-        raise ValueError(
-            f"{config.path}: preprocessing of {' needs '.join([*path, name])}: a circle. Write `{name}{FILE_SUFFIX}` "
-            "for the image as its file holds it."
-        )
-    for other in pipelines[name].needs:
-        if not other.endswith(FILE_SUFFIX):
-            _check_circle(config, pipelines, other, (*path, name))
-
-
 class CaseFiles:
-    """Reads and preprocesses the image files of a case; keeps what it read of one case, for sources that need others.
-
-    Loader workers get it by pickle; each thread keeps a case of its own.
-    """
+    """Reads and preprocesses the image files of a case; loader workers get it by pickle."""
 
     def __init__(
         self,
@@ -202,52 +227,23 @@ class CaseFiles:
         self.options = options
         self.sources = sources
         self.pipelines = pipelines
-        self._kept = threading.local()
-
-    def __getstate__(self) -> tuple[Any, ...]:
-        return self.paths, self.options, self.sources, self.pipelines
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.paths, self.options, self.sources, self.pipelines = state
-        self._kept = threading.local()
+        needed = [f"{source.of}{FILE_SUFFIX}" for source in sources.values() if source.reader in ON_AN_IMAGE]
+        self._images = CaseImages(self._from_file, pipelines, needed)
 
     def read(self, name: str, row: int) -> Image:
         """Image of a source, after its preprocessing; `NAME.file` before it."""
-        kept = self._kept
-        if getattr(kept, "row", None) != row:
-            kept.row, kept.images = row, {}
-        if name not in kept.images:
-            # Only what another source of the case may ask for again is kept.
-            image = self._read(name, row)
-            if not self._is_needed(name):
-                return image
-            kept.images[name] = image
-        return kept.images[name]
-
-    def _is_needed(self, name: str) -> bool:
-        base = name.removesuffix(FILE_SUFFIX)
-        as_file = name.endswith(FILE_SUFFIX)
-        return any(name in pipeline.needs for pipeline in self.pipelines.values()) or (
-            as_file and any(s.of == base and s.reader in ON_AN_IMAGE for s in self.sources.values())
-        )
-
-    def _read(self, name: str, row: int) -> Image:
-        if name.endswith(FILE_SUFFIX):
-            base = name.removesuffix(FILE_SUFFIX)
-            return self._from_file(base, row)
-        pipeline = self.pipelines[name]
-        image = self.read(name + FILE_SUFFIX, row)
         try:
-            return pipeline(image, {other: functools.partial(self.read, other, row) for other in pipeline.needs})
-        except (TypeError, ValueError) as error:
-            step = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
-            raise ValueError(f"{self.paths[name][row]}: {step}{error}") from error
+            return self._images(name, row)
+        except UnreadableFile:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{self.paths[name.removesuffix(FILE_SUFFIX)][row]}: {error}") from error
 
-    def _from_file(self, name: str, row: int) -> Image:
+    def _from_file(self, images: CaseImages, name: str, row: int) -> Image:
         source = self.sources[name]
         options = dict(self.options[name][row])
         if source.reader in ON_AN_IMAGE and source.of is not None:
-            options["image"] = self.read(source.of + FILE_SUFFIX, row)
+            options["image"] = images(source.of + FILE_SUFFIX, row)
         image = read_image(self.paths[name][row], reader=source.reader, **options)
         if source.kind == "mask":
             return image._replace(unit="label")
@@ -267,7 +263,8 @@ def source_paths(config: CohortConfig, name: str, table: "pandas.DataFrame") -> 
     if source.column is not None:
         if source.column not in table.columns:
             raise ValueError(f"{where}: no column {source.column!r} in {config.table}.")
-        parts = table[source.column].map(str, na_action="ignore").fillna("").tolist()
+        # A table that was written on Windows has backslashes.
+        parts = [cell.replace("\\", "/") for cell in _cells(table[source.column])]
     else:
         parts = _filled(str(source.files), table, where, config)
     paths = []
@@ -276,15 +273,18 @@ def source_paths(config: CohortConfig, name: str, table: "pandas.DataFrame") -> 
             raise ValueError(
                 f"{where}: case {case} has the path {part!r}, which leads out of {root}; expected a path below it."
             )
-        paths.append(str(root / part) if part else "")
+        paths.append(f"{root}{os.sep}{os.path.normpath(part)}" if part else "")
     return paths
 
 
 def _filled(pattern: str, table: "pandas.DataFrame", where: str, config: CohortConfig) -> list[str]:
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None]
+        pieces = list(string.Formatter().parse(pattern))
     except ValueError as error:
         raise ValueError(f"{where}: pattern {pattern!r} cannot be read ({error}).") from None
+    if any(form or conversion for _, _, form, conversion in pieces):
+        raise ValueError(f"{where}: pattern {pattern!r} formats a column; expected columns in braces and nothing else.")
+    fields = [field for _, field, _, _ in pieces if field is not None]
     known = {"case_id", config.case, *table.columns}
     for field in fields:
         if field not in known:
@@ -294,41 +294,55 @@ def _filled(pattern: str, table: "pandas.DataFrame", where: str, config: CohortC
     if not fields:
         raise ValueError(f"{where}: pattern {pattern!r} names no column; expected such as `{{case_id}}`.")
     cells = {
-        field: list(map(str, table.index if field in ("case_id", config.case) else table[field]))
-        for field in set(fields)
+        field: [*table.index] if field in ("case_id", config.case) else _cells(table[field]) for field in set(fields)
     }
-    return [pattern.format(**{field: values[row] for field, values in cells.items()}) for row in range(len(table))]
+    return [
+        # A case with a gap in one of the columns has no such file.
+        "".join(literal + ("" if field is None else cells[field][row]) for literal, field, _, _ in pieces)
+        if all(values[row] for values in cells.values())
+        else ""
+        for row in range(len(table))
+    ]
 
 
-def _case_options(options: Mapping[str, Any], table: "pandas.DataFrame") -> list[Mapping[str, Any]]:
+def _cells(column: Any) -> list[str]:
+    """Cells as the sheet shows them, "" where empty; a gap makes pandas hold the other whole numbers as 7.0."""
+    return ["" if gap else as_written(cell) for cell, gap in zip(column, column.isna(), strict=True)]
+
+
+def case_options(options: Mapping[str, Any], table: "pandas.DataFrame") -> list[Mapping[str, Any]]:
     """Options of the reader for every case: `{column}` in a text is the cell of the case."""
-    fields = {
-        key: [column for column in table.columns if f"{{{column}}}" in value]
-        for key, value in options.items()
-        if isinstance(value, str)
-    }
-    if not any(fields.values()):
+    texts = {key: value for key, value in options.items() if isinstance(value, str)}
+    named = re.findall(r"\{([^{}]+)\}", " ".join(texts.values()))
+    cells = {column: _cells(table[column]) for column in set(named) & set(table.columns)}
+    if "case_id" in named:
+        cells["case_id"] = [*table.index]
+    if not cells:
         return [options] * len(table)
-    filled = []
-    for row in range(len(table)):
-        own = dict(options)
-        for key, columns in fields.items():
-            for column in columns:
-                own[key] = own[key].replace(f"{{{column}}}", str(table[column].iloc[row]))
-        filled.append(own)
-    return filled
+    braces = re.compile("|".join(re.escape(f"{{{column}}}") for column in cells))
+    return [
+        {
+            **options,
+            **{
+                key: braces.sub(lambda found, row=row: cells[found.group()[1:-1]][row], value)
+                for key, value in texts.items()
+            },
+        }
+        for row in range(len(table))
+    ]
 
 
 def _leads_out(part: str) -> bool:
-    return Path(part).is_absolute() or ".." in Path(part).parts
+    absolute = part.startswith(("/", "\\")) or part[1:2] == ":"
+    return absolute or (".." in part and ".." in re.split(r"[\\/]", part))
 
 
-def _existing(paths: Sequence[str]) -> Bool[np.ndarray, "n"]:
+def existing(paths: Sequence[str]) -> Bool[np.ndarray, "n"]:
     """Whether each path is there; lists every folder once, which on network drives beats asking for every file."""
     listed: dict[str, set[str]] = {}
     there = np.zeros(len(paths), bool)
     for row, path in enumerate(paths):
-        folder, name = os.path.split(path.partition("!")[0])
+        folder, name = os.path.split(_container(path))
         if not path:
             continue
         if folder not in listed:
@@ -338,6 +352,12 @@ def _existing(paths: Sequence[str]) -> Bool[np.ndarray, "n"]:
                 listed[folder] = set()
         there[row] = name in listed[folder]
     return there
+
+
+def _container(path: str) -> str:
+    """The file itself, or the archive of `images.zip!case_1.jpg`."""
+    at = path.lower().find(".zip!")
+    return path if at < 0 else path[: at + 4]
 
 
 def _check_files(
@@ -358,44 +378,65 @@ def _check_files(
 
 
 def _identity(config: CohortConfig, paths: Sequence[str]) -> str:
-    """Digest of names and sizes of the files, and of what is done to them; contents are not read."""
+    """Digest of names and sizes of the files (names of what is in a folder) and of what is done to them.
+
+    Contents are not read.
+    """
     digest = hashlib.sha256()
+    places: dict[str, str] = {}
     for path in paths:
-        file = path.partition("!")[0]
-        try:
-            size = Path(file).stat().st_size if file else -1
-        except FileNotFoundError:
-            size = -1
-        digest.update(f"{os.path.relpath(path, config.path.parent) if path else ''} {size}\n".encode())
+        folder, name = os.path.split(path)
+        if folder not in places:
+            places[folder] = os.path.relpath(folder, config.path.parent) if folder else ""
+        digest.update(f"{places[folder]} {name} {_extent(_container(path))}\n".encode())
     digest.update(json.dumps({name: source._asdict() for name, source in config.sources.items()}, default=str).encode())
     return digest.hexdigest()
 
 
-def _read_boxes(config: CohortConfig, boxes: BoxesConfig, cases: "pandas.Index") -> list[Boxes]:
+def _extent(path: str) -> str:
+    try:
+        found = Path(path).stat()
+        if stat.S_ISDIR(found.st_mode):
+            return json.dumps(sorted(entry.name for entry in Path(path).iterdir()))
+        return str(found.st_size)
+    except (FileNotFoundError, NotADirectoryError):
+        return "-"
+
+
+def _read_boxes(
+    config: CohortConfig, boxes: BoxesConfig, cases: "pandas.Index", dropped: Sequence[str]
+) -> tuple[list[Boxes], tuple[str, ...]]:
+    """Boxes of every case and the names of their classes; `dropped` are cases that the definition left out."""
     path = config.path.parent / boxes.file
-    table = read_table(path, text=[boxes.case, boxes.label])
+    table = read_table(path, text=[boxes.case, boxes.label], types=dict.fromkeys(boxes.corners, "number"))
     for column in (boxes.case, boxes.label, *boxes.corners):
         if column not in table.columns:
             raise ValueError(f"{path}: no column {column!r}, which {config.path} names under boxes.")
-    classes = {name: code for code, name in enumerate(_box_classes(config, boxes))}
+    for column in (boxes.case, boxes.label):
+        gaps = np.flatnonzero(np.asarray(table[column].isna()))
+        if len(gaps):
+            raise ValueError(
+                f"{path}: column {column!r} is empty in row {gaps[0] + 2} ({len(gaps)} such rows); expected the case "
+                "and the class of every box."
+            )
+    strange = np.flatnonzero(~np.asarray(table[boxes.case].isin([*cases, *dropped])))
+    if len(strange):
+        raise ValueError(
+            f"{path}: row {strange[0] + 2} has a box of case {table[boxes.case].iloc[strange[0]]!r}, which "
+            f"{config.table} does not have ({len(strange)} such rows). Fix the id, or take the rows out."
+        )
     corners = table[list(boxes.corners)].to_numpy(dtype=float, na_value=np.nan)
     bad = np.flatnonzero(~np.isfinite(corners).all(axis=1) | (corners[:, 2:] <= corners[:, :2]).any(axis=1))
     if len(bad):
         raise ValueError(
             f"{path}: row {bad[0] + 2} is no box ({', '.join(map(str, corners[bad[0]]))}); expected x0 < x1, y0 < y1."
         )
+    names = boxes.classes or tuple(sorted(set(table[boxes.label])))
+    code = {name: number for number, name in enumerate(names)}
+    unknown = [label for label in table[boxes.label] if label not in code]
+    if unknown:
+        raise ValueError(f"{path}: class {unknown[0]!r} is none of {', '.join(names)}.")
+    codes = np.array([code[label] for label in table[boxes.label]], np.int32)
     by_case = table.groupby(boxes.case).indices
-    codes = np.array([classes[label] for label in table[boxes.label]], np.int32)
     none = np.zeros(0, np.int64)
-    return [Boxes(corners[by_case.get(case, none)], codes[by_case.get(case, none)]) for case in cases]
-
-
-def _box_classes(config: CohortConfig, boxes: BoxesConfig) -> tuple[str, ...]:
-    path = config.path.parent / boxes.file
-    found = sorted(set(read_table(path, text=[boxes.case, boxes.label])[boxes.label]))
-    if not boxes.classes:
-        return tuple(found)
-    strange = [label for label in found if label not in boxes.classes]
-    if strange:
-        raise ValueError(f"{path}: class {strange[0]!r} is none of {', '.join(boxes.classes)}.")
-    return boxes.classes
+    return [Boxes(corners[by_case.get(case, none)], codes[by_case.get(case, none)]) for case in cases], names

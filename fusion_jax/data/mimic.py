@@ -12,6 +12,7 @@ References:
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -320,6 +321,7 @@ def match_stay(cxr: "pandas.DataFrame", edstays: "pandas.DataFrame", tolerance_d
     _require(cxr, "cxr", ("subject_id", "study_time"))
     _require(edstays, "edstays")
     _unique(edstays, "edstays", "stay_id")
+    _one_kind(cxr, "cxr", edstays, "edstays", "subject_id")
     start, end = (_times(edstays, "edstays", column) for column in ("intime", "outtime"))
     taken = _times(cxr, "cxr", "study_time")
 
@@ -349,14 +351,14 @@ def match_stay(cxr: "pandas.DataFrame", edstays: "pandas.DataFrame", tolerance_d
     sum_ended = np.concatenate([[0], np.cumsum(rows[by_end])])
     position = np.where(holding == 1, sum_begun[began] - sum_ended[ended], -1)
 
-    timed = taken != no_time
-    has_stay = np.isin(subject, stay_subject)
+    timed = (taken != no_time) & (subject >= 0)
+    has_stay = np.isin(subject, stay_subject) & (subject >= 0)  # missing subjects are not one subject
     match = np.select(
         [~has_stay, ~timed, holding == 1, holding > 1], ["no stay", "no time", "within", "ambiguous"], default="outside"
     ).astype(object)
     position[~timed] = -1
     if tolerance_days > 0:
-        near, tied = _nearest(stay_subject, start, subject, taken, tolerance_days)
+        near, tied = _nearest(stay_subject, start, subject, np.where(timed, taken, no_time), tolerance_days)
         outside = match == "outside"
         match[outside & (near >= 0)] = "nearest"
         match[outside & tied] = "ambiguous"
@@ -420,6 +422,7 @@ def join_triage(table: "pandas.DataFrame", triage: "pandas.DataFrame") -> "panda
       ([1.0, nan], [nan, nan])
     """
     vitals, words = _numeric_vitals(triage)
+    _one_kind(table, "table", triage, "triage", "stay_id")
     if words:
         logger.warning("triage: %d values of pain are words; they count as missing", words)
     vitals = vitals.set_index("stay_id")
@@ -498,6 +501,8 @@ def fill_missing(
 
     _require(table, "table", columns)
     rows = np.ones(len(table), bool) if training is None else training
+    if rows.dtype != np.bool_:
+        raise TypeError(f"training holds {rows.dtype}; expected True or False for every row.")
     if len(rows) != len(table):
         raise ValueError(f"training names {len(rows)} rows, the table has {len(table)}; expected one entry a row.")
     filled, values, missing = table.copy(), {}, {}
@@ -821,9 +826,34 @@ def _times(table: Any, name: str, column: str) -> np.ndarray:
     """Times as microseconds, the smallest integer where missing."""
     import pandas as pd
 
+    zoned = table[column].map(_has_zone)
+    _refuse(table, name, column, zoned, "a time without a zone, as MIMIC has them")
     times = pd.to_datetime(table[column], errors="coerce", format="ISO8601")
     _refuse(table, name, column, table[column].notna() & times.isna(), "a time such as 2180-05-06 22:23:00")
     return times.to_numpy().astype("datetime64[us]").astype(np.int64)
+
+
+def _has_zone(cell: Any) -> bool:
+    """Whether a time says how far it is from UTC; beside times that do not, it would be hours off."""
+    if isinstance(cell, str):
+        return bool(re.search(r":\d.*(Z|[+-]\d\d:?\d*)$", cell.strip()))
+    return getattr(cell, "tzinfo", None) is not None
+
+
+def _one_kind(left: Any, left_name: str, right: Any, right_name: str, column: str) -> None:
+    """Ids as numbers in one table and as text in the other never meet."""
+    import pandas as pd
+
+    kinds = [
+        {isinstance(cell, str) for cell in table[column].dropna().unique()} if len(table) else set()
+        for table in (left, right)
+    ]
+    if all(kinds) and kinds[0].isdisjoint(kinds[1]) and not pd.Index(left[column]).isin(right[column]).any():
+        raise ValueError(
+            f"{_where(left, left_name)} and {_where(right, right_name)}: {column} is "
+            f"{left[column].dropna().tolist()[0]!r} in one and {right[column].dropna().tolist()[0]!r} in the other; "
+            "expected both numbers or both text. Convert one of them."
+        )
 
 
 def _flags(table: Any, column: str) -> Any:

@@ -44,7 +44,8 @@ def write_shards(
     """Write a cohort as array_record shards through a TensorFlow Datasets builder; TensorFlow itself is not needed.
 
     `open_shards` gives the same cohort back: ids, table, images with spacing and affine, boxes, absent sources, order,
-    and the dtype of every one of them. The folder appears when everything is written; a conversion that is killed
+    and the dtype of every one of them. Columns with the role `never` are there too, in `table.parquet` alone: drop what
+    is personal before you hand shards on. The folder appears when everything is written; a conversion that is killed
     leaves a hidden folder beside it that does not open.
 
     Args:
@@ -124,7 +125,10 @@ def open_shards(folder: str | os.PathLike[str]) -> Cohort:
             name: Columns(tuple(source["columns"]), len(table))
             if source["kind"] == "table"
             else Lazy(
-                ShardReader(os.fspath(folder), name), np.arange(len(table)), source["kind"], source["fingerprint"]
+                ShardReader(os.fspath(folder.resolve()), name),
+                np.arange(len(table)),
+                source["kind"],
+                source["fingerprint"],
             )
             for name, source in content["sources"].items()
         }
@@ -140,6 +144,7 @@ def open_shards(folder: str | os.PathLike[str]) -> Cohort:
             levels={column: tuple(levels) for column, levels in content["levels"].items()},
             boxes=_unpack_boxes(rows) if "box_count" in rows else None,
             box_classes=tuple(content["box_classes"]),
+            boxes_of=content["boxes_of"],
             flow=_read_flow(content["flow"]),
         )
     except UnreadableFile:
@@ -480,6 +485,7 @@ def _write_beside(cohort: Cohort, folder: Path) -> None:
             for name, source in cohort.sources.items()
         },
         "box_classes": list(cohort.box_classes),
+        "boxes_of": cohort.boxes_of,
         "id_dtypes": {
             "patient_id": cohort.patient_id.dtype.str,
             "site": "" if cohort.site is None else cohort.site.dtype.str,

@@ -8,13 +8,16 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.records import write_json
+
+if TYPE_CHECKING:
+    import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
 __all__ = [
     "Rows",
@@ -118,7 +121,8 @@ def k_fold(
       repeats: number of draws.
       validation: fraction of the other patients that is set aside for early stopping and thresholds.
       by: columns whose combination is the stratum; by default the first label, or the event without a label.
-      groups: one value a case; cases of one value stay together, as near-duplicate images must.
+      groups: one value a case; cases of one value stay together, as near-duplicate images must. None for a case that
+        belongs to no other.
 
     Raises:
       ValueError: a class has fewer patients than folds; the message names the largest k that is possible.
@@ -139,7 +143,9 @@ def k_fold(
             rest = np.setdiff1d(np.arange(len(units.names)), tested)
             held = _hold_out(units.strata, rest, validation, [seed, repeat, fold])
             splits.append(_split(cohort, units, repeat, fold, np.setdiff1d(rest, held), held, tested))
-    return _finish(cohort, "k-fold", {"k": k, "repeats": repeats, "validation": validation, "seed": seed}, by, splits)
+    return _finish(
+        cohort, "k-fold", {"k": k, "repeats": repeats, "validation": validation, "seed": seed}, by, splits, groups
+    )
 
 
 def monte_carlo(
@@ -169,7 +175,8 @@ def monte_carlo(
     References:
       Hsieh et al., 70/15/15 over rows; specs/mdf_net.md, section 2.1.
     """
-    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9 or not fractions[0] or not fractions[2]:
+    whole = len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-9
+    if not whole or not fractions[0] or not fractions[2]:
         raise ValueError(f"fractions are {fractions}; expected training, validation and test that sum to 1.")
     units = _units(cohort, by, groups, cases_alone=patients == "may cross")
     everybody = np.arange(len(units.names))
@@ -180,7 +187,7 @@ def monte_carlo(
         held = _hold_out(units.strata, rest, fractions[1] / (fractions[0] + fractions[1]), [seed, repeat, 1])
         splits.append(_split(cohort, units, repeat, 0, np.setdiff1d(rest, held), held, tested))
     settings = {"repeats": repeats, "fractions": list(fractions), "seed": seed, "patients": patients}
-    return _finish(cohort, "monte-carlo", settings, by, splits)
+    return _finish(cohort, "monte-carlo", settings, by, splits, groups)
 
 
 def nested(
@@ -212,7 +219,9 @@ def nested(
                 for number, part in enumerate(held)
             ]
             splits.append(_split(cohort, units, repeat, fold, rest, none, tested)._replace(inner=tuple(inside)))
-    return _finish(cohort, "nested", {"outer": outer, "inner": inner, "repeats": repeats, "seed": seed}, by, splits)
+    return _finish(
+        cohort, "nested", {"outer": outer, "inner": inner, "repeats": repeats, "seed": seed}, by, splits, groups
+    )
 
 
 def leave_site_out(
@@ -231,7 +240,8 @@ def leave_site_out(
       seed: of the validation part.
       validation: fraction of the other patients that is set aside.
       by, groups: see `k_fold`.
-      lacking: what a site without patients of some class means: "error", or "keep" for a fold that has no AUC.
+      lacking: what a site without patients of some class means: "error", or "keep" for a fold that has no AUC. Training
+        and validation need every class in either case.
 
     Raises:
       ValueError: no or one site, a patient of several sites, or a site that lacks a class.
@@ -239,6 +249,11 @@ def leave_site_out(
     if cohort.site is None or len(set(cohort.site)) < 2:
         found = "no site" if cohort.site is None else f"one site, {cohort.site[0]}"
         raise ValueError(f"{cohort.name}: {found}; expected at least two. Name the column under ids in cohort.toml.")
+    nowhere = [case for case, site in zip(cohort.case_id, cohort.site, strict=True) if not site]
+    if nowhere:
+        raise ValueError(
+            f"{cohort.name}: case {_shown(nowhere)} has no site ({len(nowhere)} in all). Fill it in, or leave them out."
+        )
     units = _units(cohort, by, groups)
     sites: dict[int, set[str]] = {}
     for row, unit in enumerate(units.of_case):
@@ -257,20 +272,28 @@ def leave_site_out(
         split = _split(cohort, units, 0, fold, np.setdiff1d(rest, held), held, tested)
         splits.append(split._replace(name=site))
     settings = {"validation": validation, "seed": seed, "lacking": lacking}
-    return _finish(cohort, "leave-site-out", settings, by, splits)
+    return _finish(cohort, "leave-site-out", settings, by, splits, groups)
 
 
-def given(cohort: Cohort, parts: str | Mapping[str, str] | Sequence[str], *, name: str = "given") -> Splits:
+def given(
+    cohort: Cohort, parts: "str | Mapping[str, str] | Sequence[str] | pandas.Series", *, name: str = "given"
+) -> Splits:
     """The division that a study was published with.
 
     Args:
       cohort: whose cases are divided.
-      parts: "train", "validation" or "test" of every case: a column of the table, a mapping from case id, or a list.
+      parts: "train", "validation" or "test" of every case: a column of the table, a mapping from case id (or a pandas
+        Series with such an index), or a list in the order of the cases.
       name: of the division.
 
     Raises:
-      ValueError: a case without a part, an unknown part, or a patient in several parts.
+      ValueError: a case without a part, an unknown part, no training case or none to evaluate on, or a patient in
+        several parts.
     """
+    import pandas as pd
+
+    if isinstance(parts, pd.Series):
+        parts = parts.to_dict()  # by its index, which a list would silently ignore
     if isinstance(parts, str):
         if parts not in cohort.table.columns:
             raise ValueError(f"{cohort.name}: no column {parts!r}; expected one that holds {', '.join(PARTS)}.")
@@ -288,6 +311,9 @@ def given(cohort: Cohort, parts: str | Mapping[str, str] | Sequence[str], *, nam
     found = {
         part: tuple(case for case, own in zip(cohort.case_id, parts, strict=True) if own == part) for part in PARTS
     }
+    if not found["train"] or not (found["validation"] or found["test"]):
+        counts = ", ".join(f"{part}: {len(cases)}" for part, cases in found.items())
+        raise ValueError(f"{cohort.name}: {counts}; expected cases to train on and others to evaluate on.")
     splits = [Split(0, 0, found["train"], found["validation"], found["test"])]
     return _finish(cohort, "given", {"name": name}, (), splits)
 
@@ -378,6 +404,12 @@ def check_leakage(
       ValueError: names the patients, cases or transform.
     """
     part_of = {case: part for part in PARTS for case in getattr(split, part)}
+    strange = part_of.keys() - set(cohort.case_id)
+    if strange:
+        raise ValueError(
+            f"{_where(cohort, split)}: case {_shown(sorted(strange))} is not in the cohort; expected the cohort that "
+            "the split was drawn for, which says whose case it is."
+        )
     total = len(split.train) + len(split.validation) + len(split.test)
     if len(part_of) < total:
         raise ValueError(f"{_where(cohort, split)}: a case stands in two parts; expected disjoint parts.")
@@ -426,7 +458,10 @@ def _units(
     if groups is not None:
         if len(groups) != len(cohort):
             raise ValueError(f"{cohort.name}: {len(groups)} groups for {len(cohort)} cases; expected one a case.")
-        ids = _merged(ids, [str(group) for group in groups])
+        import pandas as pd
+
+        alone = np.asarray(pd.Series(list(groups), dtype=object).isna())
+        ids = _merged(ids, [(f"row {row}",) if alone[row] else str(group) for row, group in enumerate(groups)])
     names = sorted(set(ids))
     number = {name: index for index, name in enumerate(names)}
     of_case = np.array([number[name] for name in ids])
@@ -448,12 +483,12 @@ def _units(
     return _Units(names, of_case, np.array([codes[stratum] for stratum in rarest]), [frozenset(own) for own in labels])
 
 
-def _merged(ids: Sequence[str], groups: Sequence[str]) -> list[str]:
+def _merged(ids: Sequence[str], groups: Sequence[Any]) -> list[str]:
     """Ids of the connected groups that patients and `groups` form together, named by their first patient."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    nodes = {node: index for index, node in enumerate(sorted({("p", i) for i in ids} | {("g", g) for g in groups}))}
+    nodes = {node: index for index, node in enumerate({("p", i) for i in ids} | {("g", g) for g in groups})}
     start = [nodes["p", patient] for patient in ids]
     end = [nodes["g", group] for group in groups]
     graph = coo_array((np.ones(len(ids)), (start, end)), shape=(len(nodes), len(nodes)))
@@ -468,6 +503,8 @@ def _merged(ids: Sequence[str], groups: Sequence[str]) -> list[str]:
 def _strata(cohort: Cohort, by: Sequence[str] | None) -> list[str]:
     if by is None:
         by = (cohort.columns("label") or cohort.columns("event"))[:1]
+    if isinstance(by, str):
+        raise ValueError(f"{cohort.name}: by is {by!r}; expected a list of columns, such as ({by!r},).")
     for column in by:
         if column not in cohort.table.columns:
             raise ValueError(
@@ -479,9 +516,12 @@ def _strata(cohort: Cohort, by: Sequence[str] | None) -> list[str]:
 
 
 def _labels(cohort: Cohort) -> list[str]:
-    """Class of every case by the first label column; "" where missing or where there is no label."""
+    """Class of every case by the first label column, or whether it had the event; "" where neither is known."""
     if not cohort.columns("label"):
-        return [""] * len(cohort)
+        # A fold without an event has no concordance, as one without a class has no AUC.
+        events = cohort.columns("event")[:1]
+        cells = cohort.table[events[0]] if events else [None] * len(cohort)
+        return ["" if cell is None or cell != cell else f"event {cell}" for cell in cells]
     names = (*cohort.classes, "")
     return [names[code] for code in cohort.label]
 
@@ -541,7 +581,13 @@ def _hold_out(
         position[rng.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
     # Ties, the same quantile of two strata, fall at random.
     order = np.lexsort((rng.random(len(among)), position))
-    return np.sort(among[order[: round(fraction * len(among))]])
+    count = round(fraction * len(among))
+    if fraction and not 0 < count < len(among):
+        raise ValueError(
+            f"{fraction:g} of {len(among)} patients are {count}; expected at least one in every part. Take another "
+            "fraction, or 0 for none."
+        )
+    return np.sort(among[order[:count]])
 
 
 def _split(
@@ -561,7 +607,12 @@ def _split(
 
 
 def _finish(
-    cohort: Cohort, kind: str, settings: Mapping[str, Any], by: Sequence[str] | None, splits: Sequence[Split]
+    cohort: Cohort,
+    kind: str,
+    settings: Mapping[str, Any],
+    by: Sequence[str] | None,
+    splits: Sequence[Split],
+    groups: Sequence[Any] | None = None,
 ) -> Splits:
     """Check what was drawn, whatever drew it."""
     cases = _cases(cohort)
@@ -573,7 +624,8 @@ def _finish(
             for part in reversed(PARTS):
                 members = getattr(division, part)
                 lacking = sorted(classes - {cases[case][1] for case in members})
-                if members and lacking and settings.get("lacking") != "keep":
+                kept = part == "test" and settings.get("lacking") == "keep"
+                if members and lacking and not kept:
                     place = f"site {split.name}" if split.name else f"repeat {division.repeat}, fold {division.fold}"
                     counts = {
                         label: len({patient for patient, own in cases.values() if own == label}) for label in lacking
@@ -585,7 +637,11 @@ def _finish(
                     )
     order = sorted(cases)
     stratified = None if by is None else list(by)
-    return Splits(kind, {**settings, "by": stratified}, {case: cases[case] for case in order}, tuple(splits))
+    settings = {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()}
+    # Whom the groups kept together is a part of how the splits came about, whatever the groups were called.
+    merged = None if groups is None else hashlib.sha256(json.dumps([str(g) for g in groups]).encode()).hexdigest()
+    settings |= {"by": stratified, "groups": merged}
+    return Splits(kind, settings, {case: cases[case] for case in order}, tuple(splits))
 
 
 def _content(splits: Splits) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Tables from CSV, Excel and Parquet files, with every cell that is not what its column holds named."""
 
 import csv
+import datetime as dt
 import gzip
+import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +17,12 @@ from fusion_jax.data.image import UnreadableFile
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
-__all__ = ["TABLE_SUFFIXES", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "as_written", "read_table"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".xlsx", ".parquet")
+
+
+DATE = re.compile(r"\s*\d{4}([-/]?)\d{2}\1\d{2}")
 
 
 def read_table(
@@ -36,7 +42,8 @@ def read_table(
       path: of the file.
       sheet: of an Excel file; the first by default.
       text: columns that stay as they are written, such as ids with leading zeros.
-      types: column to "number", "text" or "date" (ISO 8601), where cells must be just that.
+      types: column to "number" (finite), "text" or "date" (year, month and day as in ISO 8601, or a date of Excel or
+        Parquet), where cells must be just that.
       units: columns with a unit, which must hold numbers.
 
     Raises:
@@ -50,8 +57,9 @@ def read_table(
             f"{path}: no such file; expected a table ({', '.join(TABLE_SUFFIXES)}). Check the path."
         )
     kept = [*text, *(column for column, kind in (types or {}).items() if kind == "text")]
+    dates = [column for column, kind in (types or {}).items() if kind == "date"]
     try:
-        table = _parse(path, sheet, kept)
+        table = _parse(path, sheet, [*kept, *dates])
     except (UnreadableFile, _HeaderError):
         raise
     except Exception as error:  # parsers of three formats raise errors of a dozen classes
@@ -65,7 +73,8 @@ def read_table(
         raise ValueError(f"{path}: a header and no rows; expected one row a case.")
     for column in table.columns.intersection(kept):
         missing = table[column].isna()
-        table[column] = table[column].map(_as_written).astype(object).where(~missing, None)
+        written = table[column].map(as_written).astype(object)
+        table[column] = written.where(~missing & (written != ""), None)
     for column, kind in {**dict.fromkeys(units or {}, "number"), **(types or {})}.items():
         if column in table.columns and kind != "text":
             table[column] = _converted(path, column, table[column], kind)
@@ -82,29 +91,38 @@ def _parse(path: Path, sheet: str | None, text: Sequence[str]) -> "pandas.DataFr
     missing: dict[str, Any] = {"keep_default_na": False, "na_values": ["", "NA", "N/A", "NaN", "nan", "null", "#N/A"]}
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
+        return table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
     if suffix == ".xlsx":
         with pd.ExcelFile(path, engine="openpyxl") as book:
             if sheet is not None and sheet not in book.sheet_names:
                 found = f"no sheet {sheet!r}; it has {', '.join(map(str, book.sheet_names))}"
                 raise UnreadableFile(path, found, "Name one of these.")
             head = pd.read_excel(book, sheet_name=sheet or 0, header=None, nrows=1, dtype=object)
-            _check_header(path, [] if head.empty else head.iloc[0].tolist())
-            return pd.read_excel(book, sheet_name=sheet or 0, dtype=dict.fromkeys(text, object), **missing)
+            names = [] if head.empty else head.iloc[0].tolist()
+            _check_header(path, names)
+            return pd.read_excel(book, sheet_name=sheet or 0, dtype=_of_columns(names, text, object), **missing)
     if suffix in (".csv", ".tsv", ".txt") or path.name.lower().endswith((".csv.gz", ".tsv.gz")):
         with (
             gzip.open(path, "rt", encoding="utf-8-sig") if suffix == ".gz" else path.open(encoding="utf-8-sig") as file
         ):
-            header = file.readline()
-        separator = max(",;\t", key=header.count)
-        _check_header(path, next(csv.reader([header], delimiter=separator), []))
-        quoted: Any = dict.fromkeys(text, str)
+            header = next((line for line in file if line.strip()), "")
+            separator = max(",;\t", key=header.count)
+            # A quoted name may go on in the next line.
+            names = next(csv.reader(itertools.chain([header], file), delimiter=separator), [])
+        _check_header(path, names)
+        quoted = _of_columns(names, text, str)
         # `index_col=False` would cut surplus cells off silently; without it a longer row is an error or an index.
         table = pd.read_csv(path, sep=separator, dtype=quoted, encoding="utf-8-sig", low_memory=False, **missing)
         if not isinstance(table.index, pd.RangeIndex):
             raise UnreadableFile(path, "rows have more cells than the header", "Name every column, or quote commas.")
         return table
     raise UnreadableFile(path, f"suffix {suffix or 'none'} is of no table", f"Expected {', '.join(TABLE_SUFFIXES)}.")
+
+
+def _of_columns(names: Sequence[Any], wanted: Sequence[str], kind: type) -> Any:
+    """Type of the wanted columns by their names as the file has them, which may have spaces around."""
+    return {name: kind for name in names if str(name).strip() in wanted}
 
 
 def _check_header(path: Path, names: Sequence[Any]) -> None:
@@ -118,26 +136,37 @@ def _check_header(path: Path, names: Sequence[Any]) -> None:
         seen.add(name)
 
 
-def _as_written(cell: Any) -> str:
+def as_written(cell: Any) -> str:
     """An id as the sheet shows it: Excel holds 7 as 7.0."""
     if isinstance(cell, float | np.floating) and float(cell).is_integer():
         return str(int(cell))
     return str(cell).strip()
 
 
+def _is_date(cell: Any) -> bool:
+    return bool(DATE.match(cell)) if isinstance(cell, str) else isinstance(cell, dt.date)
+
+
 def _converted(path: Path, name: str, column: Any, kind: str) -> Any:
     import pandas as pd
 
     if kind == "date":
-        is_text = pd.api.types.is_string_dtype(column) or column.dtype == object
-        values: Any = pd.to_datetime(column, errors="coerce", format="ISO8601" if is_text else None)
+        # pandas reads numbers, such as the serial days of Excel, as nanoseconds since 1970, and 2020 as its first day.
+        dates = column if column.dtype.kind == "M" else column.where(column.map(_is_date), None).astype(object)
+        try:
+            values: Any = pd.to_datetime(dates, errors="coerce", format="ISO8601")
+        except ValueError:
+            raise ValueError(
+                f"{path}: column {name!r} holds times of several time zones; expected one. Write dates without a zone."
+            ) from None
     else:
         values = pd.to_numeric(column, errors="coerce")
+        values = values.where(np.isfinite(values.to_numpy(float, na_value=np.nan)))
     bad = np.flatnonzero((values.isna() & column.notna()).to_numpy())
     if len(bad):
         wanted, key = ("a date such as 2020-01-31", "types") if kind == "date" else ("a number", "units")
         raise ValueError(
-            f"{path}: column {name!r} holds {column.iloc[bad[0]]!r} in row {bad[0] + 2} ({len(bad)} such "
+            f"{path}: column {name!r} holds {column.iloc[bad].tolist()[0]!r} in row {bad[0] + 2} ({len(bad)} such "
             f"cells); expected {wanted}. Fix the cells, or take the column out of `{key}`."
         )
     return values

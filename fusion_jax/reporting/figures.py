@@ -31,8 +31,11 @@ __all__ = [
     "draw",
     "gamma_figure",
     "heatmap_figure",
+    "legend",
+    "legend_height",
     "save_figure",
     "stability_figure",
+    "wrapped",
 ]
 
 WIDTH = 5.6  # inches; at this width text keeps 8 px on a phone of 360 px
@@ -131,15 +134,15 @@ def density_figure(
         axes = figure.subplots()
         axes.fill_between(points[shown], layer[shown], color=palette.soft, alpha=0.25, linewidth=0, label="fused layer")
         for index, (name, curve) in enumerate(curves.items()):
-            axes.plot(points[shown], curve[shown], label=_wrapped(name), **palette.style(index))
+            axes.plot(points[shown], curve[shown], label=wrapped(name), **palette.style(index))
         axes.set(xlabel=xlabel, ylabel="probability density", ylim=(0, None))
         axes.margins(x=0)
-        _legend(axes, entries)
+        legend(axes, entries)
 
     entries = ["fused layer", *curves]
     tops = [f"{name} peaks at {format_number(points[curve.argmax()])}" for name, curve in curves.items()]
     alt = f"Densities over {xlabel}: {', '.join(tops)}, the fused layer at {format_number(points[layer.argmax()])}."
-    return draw(plot, size=(WIDTH, 3.2 + _legend_height(entries)), caption=caption, alt=alt)
+    return draw(plot, size=(WIDTH, 3.2 + legend_height(entries)), caption=caption, alt=alt)
 
 
 def gamma_figure(
@@ -165,13 +168,13 @@ def gamma_figure(
         axes = figure.subplots()
         axes.set_xscale("log")
         for index, (name, (x, y)) in enumerate(lines.items()):
-            axes.plot(x, y, label=_wrapped(name), **palette.style(index))
+            axes.plot(x, y, label=wrapped(name), **palette.style(index))
         _zero_line(axes, palette)
         if mark is not None:
             _vertical(axes, palette, mark, f"{mark_label} = {format_number(mark)}")
         axes.set(xlabel="γ, relative size of the second source", ylabel=ylabel)
         _log_ticks(axes)
-        _legend(axes, lines)
+        legend(axes, lines)
 
     ends = [
         f"{name} from {format_number(y[0])} at γ = {format_number(x[0])} to {format_number(y[-1])} at "
@@ -179,7 +182,7 @@ def gamma_figure(
         for name, (x, y) in lines.items()
     ]
     marked = "" if mark is None else f" {mark_label} = {format_number(mark)} is marked."
-    size = (WIDTH, 3.2 + _legend_height(lines))
+    size = (WIDTH, 3.2 + legend_height(lines))
     return draw(plot, size=size, caption=caption, alt=f"{ylabel} over γ: {'; '.join(ends)}.{marked}")
 
 
@@ -218,7 +221,7 @@ def distribution_figure(
                 low, middle, high = np.quantile(group, (0.25, 0.5, 0.75))
                 axes.plot([low, high], [index, index], color=palette.ink, linewidth=2.2, solid_capstyle="butt")
                 axes.plot([middle, middle], [index - 0.3, index + 0.3], color=palette.ink, linewidth=2.2)
-        labels = [f"{_wrapped(name)}\nn = {group.size}" for name, group in groups.items()]
+        labels = [f"{wrapped(name)}\nn = {group.size}" for name, group in groups.items()]
         axes.set_yticks(range(len(groups)), labels)
         axes.set(xlabel=xlabel, ylim=(len(groups) - 0.4, -0.6))
         axes.tick_params(axis="y", length=0)
@@ -253,21 +256,21 @@ def stability_figure(
         axes = figure.subplots()
         axes.set_xscale("log")
         for index, (name, curve) in enumerate(lines.items()):
-            axes.plot(widths, curve, marker="o", markersize=4, label=_wrapped(name), **palette.style(index))
+            axes.plot(widths, curve, marker="o", markersize=4, label=wrapped(name), **palette.style(index))
         _zero_line(axes, palette)
         _vertical(axes, palette, chosen, f"chosen: {format_number(chosen)}")
         axes.set(xlabel="bandwidth (standard deviation of the kernel, feature units)", ylabel=ylabel)
         axes.set_xticks(widths, [f"{width:.3g}" for width in widths])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
-        _legend(axes, lines)
+        legend(axes, lines)
 
     ends = [f"{name} from {format_number(float(c[0]))} to {format_number(float(c[-1]))}" for name, c in lines.items()]
     alt = (
         f"{ylabel} at bandwidths from {format_number(float(widths[0]))} to {format_number(float(widths[-1]))}: "
         f"{'; '.join(ends)}. The bandwidth chosen is {format_number(chosen)}."
     )
-    return draw(plot, size=(WIDTH, 3.0 + _legend_height(lines)), caption=caption, alt=alt)
+    return draw(plot, size=(WIDTH, 3.0 + legend_height(lines)), caption=caption, alt=alt)
 
 
 def heatmap_figure(
@@ -315,8 +318,8 @@ def heatmap_figure(
         image = axes.imshow(np.ma.masked_invalid(matrix), cmap=colours, norm=norm, aspect="auto")
         crowded = max(map(len, column_labels)) * len(column_labels) > 48
         slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-        axes.set_xticks(range(len(column_labels)), [_wrapped(label) for label in column_labels], **slanted)
-        axes.set_yticks(range(len(row_labels)), [_wrapped(label) for label in row_labels])
+        axes.set_xticks(range(len(column_labels)), [wrapped(label) for label in column_labels], **slanted)
+        axes.set_yticks(range(len(row_labels)), [wrapped(label) for label in row_labels])
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -376,26 +379,27 @@ def _svg(plot: Callable[[Canvas, Palette], object], palette: Palette, size: tupl
     return buffer.getvalue()
 
 
-def _wrapped(name: str) -> str:
+def wrapped(name: str) -> str:
+    """A name in lines of at most 24 characters."""
     return textwrap.fill(name, 24)
 
 
 def _lines(names: Iterable[str]) -> int:
     """Lines of text that the longest of these names takes."""
-    return max((_wrapped(name).count("\n") + 1 for name in names), default=0)
+    return max((wrapped(name).count("\n") + 1 for name in names), default=0)
 
 
 def _legend_columns(names: Collection[str]) -> int:
     return min(len(names), 3 if max(map(len, names), default=0) < 16 else 2)
 
 
-def _legend_height(names: Collection[str]) -> float:
-    """Inches that `_legend` takes beyond its first line."""
+def legend_height(names: Collection[str]) -> float:
+    """Inches that `legend` takes beyond its first line."""
     rows = -(-len(names) // max(1, _legend_columns(names)))
     return 0.19 * (rows * _lines(names) - 1)
 
 
-def _legend(axes: Axes, names: Collection[str]) -> None:
+def legend(axes: Axes, names: Collection[str]) -> None:
     """Above the axes, where it hides nothing."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=_legend_columns(names), borderaxespad=0.2, handlelength=2.2

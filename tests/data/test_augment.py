@@ -7,6 +7,7 @@ import pytest
 import scipy.ndimage
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from fusion_jax.arrays import Batch
 from fusion_jax.data import augment
 from fusion_jax.data.augment import (
     AffineJitter,
@@ -27,6 +28,7 @@ from fusion_jax.data.augment import (
     Translate,
     augment_batch,
     augment_sample,
+    augmented,
     augmented_predictions,
     breast_mip_recipe,
     breast_mip_test_time_recipe,
@@ -697,3 +699,32 @@ def test_recipes_are_values():
 def test_every_public_name_is_exported():
     assert sorted(augment.__all__) == augment.__all__
     assert all(hasattr(augment, name) for name in augment.__all__)
+
+
+def test_a_batch_moves_with_its_masks_and_boxes_and_keeps_the_rest():
+    recipe = Recipe((Flip(p=1.0),))
+    pictures = RNG.random((3, *SIZES, 1)).astype(np.float32)
+    target = {
+        "label": np.array([1, 0, 1], np.int32),
+        "masks": {"lung": (pictures > 0.5).astype(np.uint8)},
+        "boxes": np.tile(np.array([[2.0, 3.0, 7.0, 9.0]], np.float32), (3, 1, 1)),
+        "classes": np.ones((3, 1), np.int32),
+        "box_valid": np.ones((3, 1), bool),
+    }
+    valid = np.array([True, True, False])
+    batch = Batch(
+        {"xray": pictures, "clinical": np.ones((3, 4), np.float32)},
+        target,
+        valid,
+        {"xray": valid, "clinical": valid},
+        np.array([4, 9, -1], np.int32),
+    )
+    moved = quickly(augmented)(recipe, batch, case_keys(jax.random.key(0), 1, batch.index))
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), moved) == jax.tree.map(lambda a: (a.shape, a.dtype), batch)
+    for now, before in ((moved.inputs["xray"], pictures), (moved.target["masks"]["lung"], target["masks"]["lung"])):
+        np.testing.assert_array_equal(now[:2], before[:2, :, ::-1])
+        np.testing.assert_array_equal(now[2], before[2])  # padding
+    assert moved.target["boxes"][0].tolist() == [[13.0, 3.0, 18.0, 9.0]]
+    for name in ("label", "classes"):
+        np.testing.assert_array_equal(moved.target[name], target[name])
+    np.testing.assert_array_equal(moved.inputs["clinical"], 1)

@@ -265,3 +265,78 @@ def test_times_and_events_are_numbers(column, cell, message):
     cohort = make_cohort(2, table=table, roles={"days": "time", "died": "event"})
     with pytest.raises(ValueError, match=rf"column '{column}' holds .* in case case_1; expected {message}"):
         Batches(cohort, np.arange(2), 2, seed=(0,))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rows": np.array([True, False] * 5)}, "rows are bool; expected row numbers"),
+        ({"rows": np.array([0.0, 1.0])}, "rows are float64; expected row numbers"),
+        ({"seed": 0}, r"seed is 0; expected a tuple"),
+        ({"sampler": "balanced", "targets": False}, "balanced sampler needs a label"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_settings_of_another_kind_are_refused_before_the_first_step(settings, message):
+    settings = {"rows": np.arange(4), "batch_size": 2, "seed": (0,)} | settings
+    with pytest.raises(ValueError, match=message):
+        Batches(make_cohort(), **settings)
+
+
+@pytest.mark.parametrize("steps", [{"start": -1}, {"start": 3, "stop": 2}])
+def test_steps_before_the_first_are_refused(steps):
+    with pytest.raises(ValueError, match="expected steps from 0 on"):
+        Batches(make_cohort(), np.arange(10), 4, seed=(0,)).iterate(**steps)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        ("days", pd.to_datetime(["2020-01-01"] * 2), r"'days' holds datetime64.*; expected a number of days"),
+        ("days", pd.to_timedelta([1, 2], unit="D"), r"'days' holds timedelta64.*; expected a number of days"),
+        ("days", [1.0, np.inf], "'days' holds inf in case case_1"),
+        ("days", [1.0, -2.0], "'days' holds -2.0 in case case_1"),
+        ("days", pd.array([1, None], dtype="Int64"), "case_1 has no time"),
+        ("died", pd.array([True, None], dtype="boolean"), "case_1 has no event"),
+    ],
+)
+def test_times_are_durations_and_gaps_are_seen(column, cells, message):
+    table = pd.DataFrame({"days": [1.0, 2.0], "died": [0, 1]}).assign(**{column: cells})
+    cohort = make_cohort(2, table=table, roles={"days": "time", "died": "event"})
+    with pytest.raises(ValueError, match=message):
+        Batches(cohort, np.arange(2), 2, seed=(0,))
+
+
+def test_further_labels_are_targets_of_their_own():
+    def make(name, cells):
+        table = pd.DataFrame({"grade": [2, 0, 1], name: cells})
+        sources = {"f": np.zeros((3, 1))}
+        return Cohort.from_arrays(sources, table=table, roles={"grade": "label", name: "label"})
+
+    batches = Batches(make("stage", list("aba")), np.arange(3), 3, seed=(0,), sampler="sequential")
+    assert {name: codes.tolist() for name, codes in batches.at(0).target.items()} == {
+        "label": [2, 0, 1],
+        "stage": [0, 1, 0],
+    }
+    with pytest.raises(ValueError, match=r"case case_1 has no stage \(1 in all\)"):
+        Batches(make("stage", ["a", None, "b"]), np.arange(3), 3, seed=(0,))
+    with pytest.raises(ValueError, match="second label is called 'label'"):
+        Batches(make("label", list("aba")), np.arange(3), 3, seed=(0,))
+
+
+def test_numbers_of_any_byte_order_arrive_and_none_wraps_round():
+    batch = Batches(make_cohort(2, sources={"f": np.array([[1.5], [2.5]], ">f8")}), np.arange(2), 2, seed=(0,)).at(0)
+    assert batch.inputs["f"].dtype == np.float32
+    assert sorted(batch.inputs["f"][:, 0]) == [1.5, 2.5]
+    assert batch.inputs["f"].dtype.isnative
+    short = Batches(make_cohort(2, sources={"f": np.array([[1], [2]], ">i2")}), np.arange(2), 2, seed=(0,)).at(0)
+    assert short.inputs["f"].dtype.isnative
+    with pytest.raises(ValueError, match=r"f of case case_0 holds whole numbers from 1099511627776 .*fits into int32"):
+        Batches(make_cohort(2, sources={"f": np.full((2, 1), 2**40)}), np.arange(2), 2, seed=(0,)).at(0)
+
+
+def test_boxes_of_training_and_test_have_one_shape():
+    boxes = [Boxes(np.zeros((row, 4)), np.zeros(row, int)) for row in range(4)]
+    cohort = make_cohort(4, boxes=boxes, box_classes=("nodule",))
+    for rows in (np.array([0, 1]), np.array([2, 3])):
+        assert Batches(cohort, rows, 2, seed=(0,)).at(0).target["boxes"].shape == (2, 3, 4)

@@ -1,15 +1,21 @@
 """Preprocessing a cohort: read when asked for, other images of the case at hand, circles refused."""
 
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 
 from fusion_jax.data.case_images import in_memory, preprocessed
-from fusion_jax.data.cohort import Arrays, Cohort
+from fusion_jax.data.cohort import Arrays, Boxes, Cohort
 from fusion_jax.data.samples import soft_tissue_sarcoma
 
 HALVE = [{"op": "window", "low": 0, "high": 2}]
+
+
+def boxes_in(cohort, row=0):
+    assert cohort.boxes is not None
+    return cohort.boxes[row]
 
 
 def make(n=3):
@@ -96,6 +102,58 @@ def test_what_is_in_memory_is_what_was_read():
         np.testing.assert_array_equal(found.values, expected.values)
         np.testing.assert_array_equal(found.affine, expected.affine)
         assert found.spacing == (8.0, 8.0, 8.0)
+
+
+STEPS = [
+    {"op": "flip", "axis": "w"},
+    {"op": "flip", "axis": "h"},
+    {"op": "resize", "size": [40, 20]},
+    {"op": "crop_or_pad", "size": [16, 30]},
+    {"op": "crop_or_pad", "size": 13},
+    {"op": "crop_or_pad", "size": [9, 11], "centre": [5, 12]},
+]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_boxes_stay_around_what_they_were_around(seed):
+    rng = np.random.default_rng(seed)
+    values = np.zeros((1, 20, 20, 1))
+    x0, y0 = rng.integers(1, 14, 2)
+    x1, y1 = x0 + rng.integers(2, 6), y0 + rng.integers(2, 6)
+    values[0, y0:y1, x0:x1] = 1
+    boxes = [Boxes(np.array([[x0, y0, x1, y1]], float), np.array([3]))]
+    steps = [STEPS[number] for number in rng.permutation(len(STEPS))[: rng.integers(1, 5)]]
+    cohort = preprocessed(Cohort.from_arrays({"xray": values}, boxes=boxes), {"xray": steps})
+    seen = cohort.sources["xray"][0][..., 0] > 0.5
+    if not seen.any():
+        assert (
+            len(boxes_in(cohort).corners) == 0
+            or np.prod(boxes_in(cohort).corners[0, 2:] - boxes_in(cohort).corners[0, :2]) < 2
+        )
+        return
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    np.testing.assert_allclose(boxes_in(cohort).corners[0], expected, atol=0.51)
+    assert boxes_in(cohort).classes.tolist() == [3]
+
+
+def test_boxes_that_cannot_follow_are_refused():
+    boxes = [Boxes(np.array([[1.0, 1, 3, 3]]), np.array([0]))] * 3
+    cohort = dataclasses.replace(make(), boxes=boxes)
+    with pytest.raises(ValueError, match="boxes lie on one of ct, pet, and ct is moved; expected `boxes_of`"):
+        preprocessed(cohort, {"ct": [{"op": "resize", "size": 4}]})
+    named = dataclasses.replace(cohort, boxes_of="ct")
+    with pytest.raises(ValueError, match="boxes do not follow 'crop_or_pad' around a mask"):
+        preprocessed(named, {"ct": [{"op": "crop_or_pad", "mask": "tumour", "size": 4}]})
+    assert boxes_in(preprocessed(named, {"pet": [{"op": "resize", "size": 4}], "ct": HALVE})).corners[0, 2] == 3
+
+
+def test_what_others_are_given_cannot_be_written_into():
+    cut = [{"op": "crop_or_pad", "mask": "tumour.file", "size": [4, 4]}]
+    cohort = preprocessed(make(), {"ct": cut, "tumour": cut})
+    file = cohort.sources["ct"].read.func("tumour.file", 0)
+    with pytest.raises(ValueError, match="read-only"):
+        file.values[:] = 0
 
 
 def test_absent_images_stay_absent_in_memory():

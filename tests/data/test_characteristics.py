@@ -481,7 +481,7 @@ def test_latex_escapes_whatever_the_table_holds():
     body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {7}
     assert all(line.endswith(r" \\") for line in body)
-    assert r"T\_1 \& |x| $<$b$>$, n (\%)" in body[0]
+    assert r"T\_1 \& $|$x$|$ $<$b$>$, n (\%)" in body[0]
     assert r"50 \% $\pm$ \$5" in text
     assert r"\{a\}\textasciicircum{}\textasciitilde{}\textbackslash{}" in text
     assert text.count(r"\begin{tabular}{lrrrrrrr}") == 1
@@ -493,3 +493,40 @@ def test_numbers_of_a_variable_have_the_same_decimals():
     assert "0.99 ± 0.20" in text
     assert "152,667 ± 56,048" in text
     assert "2.5 ± 0.0" in text
+
+
+@pytest.mark.parametrize("name", ["dose\\", "\\|", "x\\|y"])
+def test_a_backslash_before_a_pipe_does_not_undo_its_escape(name):
+    text = characteristics(pd.DataFrame({name: ["a", "b"]}), [name]).to_markdown()
+    # As readers of Markdown do: pairs of backslash and sign first, then pipes.
+    lines = [re.sub(r"\\[^\w\s]", "", line) for line in text.split("\n\n")[0].splitlines()]
+    assert {line.count("|") for line in lines} == {5}
+
+
+def test_a_name_cannot_make_a_link_of_itself():
+    text = characteristics(pd.DataFrame({"[x](https://example.org)": [1.5, 2.5]}), ["[x](https://example.org)"])
+    assert "](" not in text.to_markdown()
+
+
+def test_equal_values_have_no_spread_of_rounding_errors():
+    """Seven times 0.1 has a mean of 0.10000000000000002 or 0.09999999999999999, as the processor adds."""
+    ten, seven = np.full(10, 0.1), np.full(7, 0.1)
+    assert max(np.full(n, 0.1).var(ddof=1) for n in (7, 10)) > 0
+    assert standardised_difference(ten, seven) == 0
+    assert standardised_difference(ten, np.full(7, 0.2)) == -math.inf
+    table = pd.DataFrame({"dose": np.r_[ten, seven], "arm": ["a"] * 10 + ["b"] * 7})
+    found = characteristics(table, ["dose"], by="arm", kinds={"dose": "number"})
+    assert [(row.mean, row.sd) for row in found.rows] == [(0.1, 0.0)] * 3
+    assert "0.1 ± 0.0" in found.to_markdown()
+
+
+def test_a_constant_group_beside_a_varying_one_is_compared_without_a_warning():
+    table = pd.DataFrame({"x": [1.5] * 4 + [2.5, 3.5, 4, 5], "g": [0] * 4 + [1] * 4})
+    [found] = characteristics(table, ["x"], by="g", test="auto").comparisons
+    # Welch's test with no variance in one group is the t-test of the other one against its value.
+    assert found.p == pytest.approx(stats.ttest_1samp([2.5, 3.5, 4, 5], 1.5).pvalue)
+
+
+def test_a_name_that_stands_twice_is_refused():
+    with pytest.raises(ValueError, match=r"several columns 'a'\. Rename"):
+        characteristics(pd.DataFrame([[1, 2]], columns=["a", "a"]), ["a"])

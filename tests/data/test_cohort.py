@@ -1,5 +1,6 @@
 """Cohorts from arrays: what goes together, what is refused, and that `never` reaches nobody."""
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,6 +60,11 @@ def test_labels_of_any_kind_become_classes(cells, classes, codes):
     assert (cohort.classes, cohort.label.tolist()) == (classes, codes)
 
 
+def test_a_continuous_outcome_is_no_class():
+    with pytest.raises(ValueError, match=r"label 'label' holds 0\.5; expected classes"):
+        Cohort.from_arrays({"f": np.zeros((3, 1))}, label=[1.0, 0.5, 2.0])
+
+
 def test_declared_levels_order_the_classes():
     cohort = make(levels={"outcome": ("yes", "no")})
     assert (cohort.classes, cohort.label.tolist()) == (("yes", "no"), [1, 0, 1])
@@ -103,6 +109,15 @@ def test_a_subset_is_the_cases_asked_for():
     assert cohort.take(np.array([False, True, True])).case_id == ("b", "c")
 
 
+def test_some_sources_make_a_cohort_of_their_own():
+    cohort = make(sources={"image": np.zeros((3, 4, 4, 1)), "marker": [np.ones(2), None, np.ones(2)]})
+    assert set(cohort.only("image").sources) == set(cohort.only("image").present) == {"image"}
+    with pytest.raises(ValueError, match="case b has no source at all"):
+        cohort.only("marker")
+    with pytest.raises(ValueError, match="no source 'pet'; it has image, marker"):
+        cohort.only("pet")
+
+
 def test_images_carry_their_place():
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
     source = Arrays(np.zeros((2, 3, 3, 3, 1)), spacing=[(3.0, 2.0, 2.0)] * 2, affine=[affine] * 2, unit="HU")
@@ -136,6 +151,11 @@ def test_the_fingerprint_is_that_of_the_content():
         ({"roles": {"age": "time", "outcome": "time"}}, "age, outcome all have the role 'time'"),
         ({"roles": {"outcome": "event"}}, "'outcome' is the event; expected a time"),
         ({"boxes": []}, "boxes of 0 cases; expected 3"),
+        ({"levels": {"outcom": ("yes", "no")}}, "levels of column 'outcom', which the table does not have"),
+        (
+            {"levels": {"outcome": ("yes", "no", "yes")}},
+            "levels of 'outcome' are yes, no, yes; expected each of them once",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -148,3 +168,101 @@ def test_what_does_not_fit_together_is_named(settings, message):
 def test_an_unknown_role_names_the_known():
     with pytest.raises(ValueError, match="column 'age' has role 'inputs'; expected input, label"):
         make(roles={"age": "inputs"})
+
+
+@pytest.mark.parametrize("gap", [None, np.nan, pd.NA])
+@pytest.mark.parametrize(("what", "name"), [("patient_id", "patient id"), ("case_id", "case id"), ("site", "site")])
+def test_a_missing_id_is_refused_and_never_becomes_text(gap, what, name):
+    with pytest.raises(ValueError, match=f"row 1 has no {name}"):
+        make(**{what: ["a", gap, "c"]})
+
+
+def test_numbers_as_ids_lose_the_point_that_pandas_gave_them():
+    assert make(patient_id=[1.0, 2.0, 2.0]).patient_id.tolist() == ["1", "2", "2"]
+
+
+def test_a_missing_label_among_text_is_missing():
+    cohort = Cohort.from_arrays({"f": np.zeros((3, 1))}, label=[np.nan, "a", "b"])
+    assert (cohort.classes, cohort.label.tolist()) == (("a", "b"), [-1, 0, 1])
+
+
+def test_labels_go_by_position():
+    label = pd.Series([1, 0, 0], index=["c", "b", "a"])
+    assert make(label=label, roles={}).label.tolist() == [1, 0, 0]
+
+
+def test_many_classes_take_time_in_proportion():
+    cohort = Cohort.from_arrays({"f": np.zeros((100_000, 1), np.float32)}, label=np.arange(100_000))  # hours if squared
+    assert cohort.label[-1] == 99_999
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        (np.array([True, True]), IndexError, r"mask of shape \(2,\) for 3 cases"),
+        (np.array([True, False, False, True]), IndexError, r"mask of shape \(4,\) for 3 cases"),
+        ([0.7], ValueError, "rows are float64; expected whole numbers or a mask"),
+        ([1, 3], IndexError, "row 3 of 3 cases"),
+        ([-4], IndexError, "row -4 of 3 cases"),
+        ([], ValueError, "no case is left"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_rows_that_are_not_there_are_not_taken(rows, error, message):
+    with pytest.raises(error, match=message):
+        make().take(rows)
+
+
+def test_a_new_source_does_not_make_absent_cases_present():
+    assert make().with_source("marker", [np.ones(2), None, np.ones(2)]).present["marker"].tolist() == [
+        True,
+        False,
+        True,
+    ]
+    cohort = make(sources={"image": np.zeros((3, 4, 4, 1)), "marker": [None, np.ones(2), np.ones(2)]})
+    again = cohort.with_source("marker", [np.ones(2), None, np.ones(2)])
+    assert again.present["marker"].tolist() == [False, False, True]
+    assert cohort.with_source("marker", np.ones((3, 2)), np.ones(3, bool)).present["marker"].all()
+
+
+def test_the_fingerprint_knows_classes_places_and_gaps():
+    affine = [np.eye(4)] * 3
+    volumes = np.zeros((3, 2, 2, 2, 1))
+    table = pd.DataFrame({"note": ["a", "", "b"], "uid": [1, 2, 2**53]})
+    cohorts = [
+        make(),
+        make(levels={"outcome": ("yes", "no")}),
+        make(box_classes=("mass",)),
+        make(sources={"ct": Arrays(volumes, affine=affine)}),
+        make(sources={"ct": Arrays(volumes, affine=[2 * a for a in affine])}),
+        make(table=table, roles={}),
+        make(table=table.assign(note=["a", None, "b"]), roles={}),
+        make(table=table.assign(uid=[1, 2, 2**53 + 1]), roles={}),
+        make(table=table.assign(uid=["1", "2", str(2**53)]), roles={}),
+    ]
+    assert len({cohort.fingerprint for cohort in cohorts}) == len(cohorts)
+    gaps = [table.assign(uid=[1.0, gap, 2.0]) for gap in (np.nan, -np.nan)]
+    assert len({make(table=one, roles={}).fingerprint for one in gaps}) == 1
+
+
+def test_frames_and_device_arrays_are_arrays():
+    for values in (pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]}), jnp.array([[1.0, 3.0], [2.0, 4.0]])):
+        source = Cohort.from_arrays({"f": values}).sources["f"]
+        assert isinstance(source.values, np.ndarray)
+        assert source[1].tolist() == [2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "values", [np.array([["a"]] * 3), [np.array(["a"])] * 3, pd.DataFrame({"x": [1, 2, 3], "y": ["a", "b", "c"]})]
+)
+def test_text_is_no_source(values):
+    with pytest.raises(ValueError, match=r"source 'f' holds .*; expected numbers.*`table`"):
+        Cohort.from_arrays({"f": values})
+
+
+def test_columns_are_told_apart():
+    twice = pd.DataFrame([[1, 2]] * 3, columns=["a", "a"])
+    with pytest.raises(ValueError, match="two columns are called 'a'"):
+        make(table=twice, roles={"a": "label"})
+    with pytest.raises(ValueError, match="`label` and a column 'label' of the table"):
+        make(table=pd.DataFrame({"label": [1, 0, 1]}), roles={}, label=[0, 1, 0])

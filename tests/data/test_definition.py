@@ -646,3 +646,47 @@ def test_a_flow_is_a_mermaid_chart_whatever_the_reasons_hold():
         '  s0 --> s1["2 cases of 2 patients"]',
         '  s0 --> d1["2: says &quot;no&quot; &amp; &lt;left&gt;<br>1: x"]',
     ]
+
+
+# Ids and hours
+
+
+@pytest.mark.parametrize(("here", "there"), [("8", 8), ("8", "8 "), ("08", "8"), ("p8", "P8")])
+def test_ids_of_which_only_some_meet_are_refused_where_the_rest_differs_in_writing(here, there):
+    frame = table(patient_id=["x1", here], ct_date=["2020-01-15"] * 2)
+    file = labs(("x1", "2020-01-15", 5.0), (there, "2020-01-15", 6.0))
+    with pytest.raises(ValueError, match=rf"'patient_id' is '{here}' in the table and '?{there}'? in labs.csv"):
+        apply(frame, WINDOW, labs=file)
+
+
+def test_patients_that_only_one_of_the_tables_has_are_no_error():
+    frame = table(patient_id=["x1", "x2"], ct_date=["2020-01-15"] * 2)
+    found, _ = apply(frame, WINDOW, labs=labs(("x1", "2020-01-15", 5.0), ("x3", "2020-01-15", 6.0)))
+    assert found["hvpg"].tolist() == [5.0, pytest.approx(np.nan, nan_ok=True)]
+
+
+@pytest.mark.parametrize(("tie", "expected"), [("earlier", 5.0), ("later", 6.0)])
+def test_of_two_as_many_hours_away_on_one_day_the_hour_chooses(tie, expected):
+    frame = table(patient_id=["x1"], ct_date=["2020-01-15 12:00"])
+    file = labs(("x1", "2020-01-15 18:00", 6.0), ("x1", "2020-01-15 06:00", 5.0))
+    found, _ = apply(frame, f'{WINDOW}tie = "{tie}"', labs=file)
+    assert found["hvpg"].tolist() == [expected]
+
+
+@pytest.mark.parametrize("label", ["hvpg", "high"])
+@pytest.mark.parametrize(("before", "after"), [(14, 14), (30, 0), (0, 0)])
+def test_the_values_of_a_label_cannot_come_in_again_under_another_name(label, before, after):
+    again = WINDOW.split("[[measure]]")[1].replace('"hvpg"', '"pressure"')
+    again = again.replace("before_days = 14", f"before_days = {before}").replace(
+        "after_days = 14", f"after_days = {after}"
+    )
+    found = definition(f'{WINDOW}[[measure]]{again}[[derive]]\nname = "high"\nformula = "hvpg >= 5"')
+    roles = {label: "label", "pressure": "input"}
+    with pytest.raises(ValueError, match=rf"the label '{label}' is computed from .*the model would see the answer"):
+        check_roles(found, roles)
+
+
+def test_a_follow_up_may_be_predicted_from_the_baseline_of_the_same_file():
+    later = WINDOW.split("[[measure]]")[1].replace('"hvpg"', '"later"').replace("before_days = 14", "before_days = 0")
+    found = definition(f"{WINDOW.replace('after_days = 14', 'after_days = 0')}[[measure]]{later}")
+    check_roles(found, {"later": "label", "hvpg": "input"})

@@ -1,6 +1,7 @@
 import pytest
 
 from fusion_jax.data.exclusions import exclude, read_exclusions
+from fusion_jax.data.image import UnreadableFile
 
 COHORT = ("exam_1", "exam_2", "exam_3", "exam_4")
 
@@ -55,3 +56,19 @@ def test_nobody_left_is_refused():
 def test_a_damaged_list_is_refused_by_line(written, text, message):
     with pytest.raises(ValueError, match=message):
         read_exclusions(written(text))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'case_id,reason\nexam_1,"motion\nexam_2,implant\n',  # the quote would hide exam_2
+        "case_id,reason\nexam_1,Gerät\n".encode("latin-1"),
+        "case_id,reason\nexam_1,motion\n".encode("utf-16"),
+        b"case_id,reason\nexam_1," + b"a" * 200_000,
+    ],
+)
+def test_what_is_no_csv_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "artefacts.csv"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile, match=r"artefacts\.csv.*is no CSV in UTF-8"):
+        read_exclusions(path)

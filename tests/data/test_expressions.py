@@ -1,5 +1,6 @@
 import logging
 import math
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -377,3 +378,35 @@ def test_long_lists_are_cut():
     assert listed(range(7), at_most=3) == "0, 1, 2 and 4 more"
     assert listed([]) == ""
     assert close_names("zzz", ["age"]) == ""
+
+
+# Size and precision
+
+
+@pytest.mark.parametrize("text", ["`age`x > 1", "`age``tips` > 1", "`age`2 > 1"])
+def test_a_name_that_goes_on_after_its_backtick_is_refused(text):
+    """Else what follows the backtick would be dropped and the column `age` read."""
+    with pytest.raises(ValueError, match=r"character 6: a name goes on after its closing backtick"):
+        parse(text, where=NOW)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "Float32"])
+def test_narrow_floats_are_compared_as_the_decimals_they_stand_for(dtype):
+    sizes = pd.DataFrame({"size_cm": pd.array([2.82, 2.81, np.nan], dtype=dtype)})
+    assert values("size_cm >= 2.82", sizes) == [True, False, None]
+
+
+def test_long_lists_and_many_arguments_do_not_multiply_the_table():
+    rng = np.random.default_rng([0])
+    table = pd.DataFrame({"s": rng.choice(list("abc"), 20_000), "x": rng.normal(size=20_000)})
+    texts = ", ".join(f"'{i}'" for i in range(1_000))
+    tracemalloc.start()
+    try:
+        found = parse(f"s in [{texts}, 'a']", where=NOW).truth(table)
+        several = parse(f"max({', '.join(['x'] * 3_000)})", where=NOW).evaluate(table)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (found == (table["s"] == "a")).all()
+    assert (several == table["x"]).all()
+    assert peak < 20e6  # 600 MB with an array for each argument

@@ -14,7 +14,7 @@ from fusion_jax.data import config as config_module
 from fusion_jax.data.batches import Batches
 from fusion_jax.data.cohort import Columns, Role
 from fusion_jax.data.config import read_config
-from fusion_jax.data.folder import build_pipelines, open_cohort
+from fusion_jax.data.folder import build_pipelines, case_options, open_cohort
 from fusion_jax.data.image import UnreadableFile
 from tests.data.folders import CONFIG, edit, write_folder
 from tests.helpers import real_data
@@ -158,6 +158,7 @@ def test_a_truncated_file_names_itself_and_its_case(folder):
 
 
 def test_a_step_that_fails_names_file_and_step(folder):
+    edit(folder / "cohort.toml", '[boxes]\nfile = "boxes.csv"\nof = "xray"\n', "")
     edit(
         folder / "cohort.toml",
         '{op = "window", low = 0, high = 255}',
@@ -165,6 +166,29 @@ def test_a_step_that_fails_names_file_and_step(folder):
     )
     with pytest.raises(ValueError, match=r"xray of case c000: .*c000\.png: .*preprocess\[0\].*crop_to_mask"):
         open_cohort(folder)[0]
+
+
+def test_boxes_follow_the_steps_of_their_image(folder):
+    steps = '{op = "flip", axis = "w"}, {op = "resize", size = [48, 72]}, {op = "window", low = 0, high = 255}'
+    edit(folder / "cohort.toml", '{op = "window", low = 0, high = 255}', steps)
+    edit(folder / "cohort.toml", 'kind = "mask"', f'kind = "mask"\npreprocess = [{steps.rpartition(", {")[0]}]')
+    cohort = open_cohort(folder)
+    assert cohort.boxes_of == "xray"
+    for row in range(len(cohort)):
+        [(x0, y0, x1, y1)] = cohort[row].boxes.corners.astype(int)
+        inside = np.zeros((48, 72, 1), bool)
+        inside[y0:y1, x0:x1] = True
+        np.testing.assert_array_equal(cohort[row].images["nodule"].values > 0.5, inside)
+
+
+def test_steps_that_boxes_cannot_follow_are_refused(folder):
+    edit(
+        folder / "cohort.toml",
+        '{op = "window", low = 0',
+        '{op = "crop_or_pad", mask = "nodule.file", size = 8}, {op = "window", low = 0',
+    )
+    with pytest.raises(ValueError, match=r"preprocess\[0\]: boxes do not follow 'crop_or_pad' around a mask"):
+        open_cohort(folder)
 
 
 def test_a_source_may_need_another_before_its_own_steps(folder):
@@ -240,9 +264,9 @@ def test_the_documented_file_is_one(tmp_path):
     documented = re.search(r"```toml\n(.*?)```", config_module.__doc__, re.DOTALL).group(1)
     (tmp_path / "cohort.toml").write_text(documented, encoding="utf-8")
     config = read_config(tmp_path)
-    assert set(config.sources) == {"ct", "pet", "tumour", "clinical"}
+    assert set(config.sources) == {"ct", "pet", "tumour", "xray", "clinical"}
     assert set(config.roles.values()) == set(get_args(Role))
-    assert set(build_pipelines(config)) == {"ct", "pet", "tumour"}
+    assert set(build_pipelines(config)) == {"ct", "pet", "tumour", "xray"}
 
 
 def test_real_pet_ct_lies_on_one_grid_after_preprocessing(tmp_path):
@@ -270,3 +294,98 @@ options = {{array = "{array}", affine = "{grid}_affine", axes = "xyz"{unit}}}
     np.testing.assert_allclose(ct.affine, pet.affine)
     inside = tumour.values > 0.5
     assert pet.values[inside].mean() > 1.5 * pet.values[~inside].mean()
+
+
+# Paths
+
+
+def test_numbers_in_paths_are_as_the_table_has_them(folder):
+    edit(folder / "cohort.toml", 'files = "images/{case_id}.png"', 'files = "images/{scan.no}.png"')
+    edit(folder / "cohort.toml", 'files = "masks/{case_id}.png"', 'column = "mask path"\nrequired = false')
+    table = pd.read_csv(folder / "cases.csv").assign(**{"scan.no": [f"{row:03d}" for row in range(8)]})
+    table["mask path"] = [None, *(f"masks\\\\{case}.png".replace("\\\\", "\\") for case in table["case_id"][1:])]
+    table.to_csv(folder / "cases.csv", index=False)
+    for row, case in enumerate(table["case_id"]):
+        (folder / "images" / f"{case}.png").rename(folder / "images" / f"{row:03d}.png")
+    cohort = open_cohort(folder)
+    assert cohort.present["nodule"].tolist() == [False] + [True] * 7
+    assert cohort[3].images["nodule"].values.sum() == 25
+    edit(folder / "cases.csv", ",004,", ",,")
+    with pytest.raises(FileNotFoundError, match=r"no path: no such file, xray of case c004 \(1 of 8"):
+        open_cohort(folder)
+
+
+def test_numbers_that_have_gaps_get_no_point(folder):
+    """A column with a unit is a number, and one gap makes pandas hold the others as 7.0."""
+    edit(folder / "cohort.toml", 'age = "years"', 'age = "years"\nscan = "1"')
+    edit(folder / "cohort.toml", 'files = "images/{case_id}.png"', 'files = "images/{scan}.png"\nrequired = false')
+    table = pd.read_csv(folder / "cases.csv").assign(scan=[None, *range(1, 8)])
+    table.to_csv(folder / "cases.csv", index=False)
+    for row, case in enumerate(table["case_id"]):
+        (folder / "images" / f"{case}.png").rename(folder / "images" / f"{row}.png")
+    assert open_cohort(folder).present["xray"].tolist() == [False] + [True] * 7
+
+
+def test_an_exclamation_mark_in_a_folder_is_a_letter(folder):
+    copy = shutil.copytree(folder, folder.parent / "new!" / "cohort")
+    assert open_cohort(copy)[0].images["xray"].values.shape == (24, 24, 1)
+
+
+def test_options_are_filled_in_case_by_case():
+    table = pd.DataFrame({"roi": ["GTV", "{side}"], "side": ["l", "r"]}, index=pd.Index(["a", "b"], name="case_id"))
+    options = {"region": "{roi}_{case_id}_{side}", "frames": 3}
+    assert case_options(options, table) == [
+        {"region": "GTV_a_l", "frames": 3},
+        {"region": "{side}_b_r", "frames": 3},
+    ]
+
+
+def test_files_added_to_a_folder_of_slices_change_the_fingerprint(folder):
+    for number in range(8):
+        (folder / "series" / f"c{number:03d}").mkdir(parents=True)
+        (folder / "series" / f"c{number:03d}" / "1.dcm").write_bytes(b"1")
+    edit(folder / "cohort.toml", "[boxes]", '[sources.ct]\nfiles = "series/{case_id}/"\n\n[boxes]')
+    before = open_cohort(folder)
+    assert before.present["ct"].all()
+    assert before.fingerprint == open_cohort(folder).fingerprint
+    (folder / "series" / "c003" / "2.dcm").write_bytes(b"2")
+    assert before.fingerprint != open_cohort(folder).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{case_id}.png", "{case_id:04d}.png", "formats a column; expected columns in braces"),
+        ('input = ["age", "sex"]', 'input = ["age", "sex", "patient"]', "'patient', the patient id, is input"),
+        ('of = "xray"\n\n[sources.clinical]', 'of = "nodule"\n\n[sources.clinical]', "`of` names 'nodule'"),
+        ("images/{case_id}.png", "C:/images/{case_id}.png", "leads out of"),
+    ],
+)
+def test_a_config_that_would_mislead_is_refused(folder, old, new, message):
+    text = (folder / "cohort.toml").read_text()
+    assert old in text
+    (folder / "cohort.toml").write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        open_cohort(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("c003,", "c03,", r"row 5 has a box of case 'c03', which cases\.csv does not have \(1 such rows\)"),
+        ("c003,", ",", "column 'case_id' is empty in row 5"),
+        ("c003,nodule", "c003,", "column 'label' is empty in row 5"),
+        ("c003,nodule,", "c003,nodule,x", r"boxes\.csv: column 'x0' holds 'x\d+' in row 5"),
+    ],
+)
+def test_no_box_is_dropped(folder, old, new, message):
+    edit(folder / "boxes.csv", old, new)
+    with pytest.raises(ValueError, match=message):
+        open_cohort(folder)
+
+
+def test_boxes_of_cases_that_the_definition_leaves_out_go_with_them(folder):
+    rule = '[[exclude]]\nrule = "hospital == \'b\'"\nreason = "hospital b"\n\n[sources.xray]'
+    edit(folder / "cohort.toml", "[sources.xray]", rule)
+    cohort = open_cohort(folder)
+    assert [len(cohort[row].boxes.corners) for row in range(len(cohort))] == [1] * 4

@@ -1,3 +1,4 @@
+import inspect
 import logging
 import re
 import time
@@ -617,3 +618,38 @@ def test_ages_of_the_demo_at_their_stays_are_those_of_adults(demo):
     subject = edstays["subject_id"][0]
     person = demo["patients"].set_index("subject_id").loc[subject]
     assert ages[0] == person["anchor_age"] + int(edstays["intime"][0][:4]) - person["anchor_year"]
+
+
+# Ids and zones
+
+
+def test_missing_subjects_are_not_one_subject():
+    edstays = stays((None, 70, "2180-01-01 08:00", "2180-01-01 12:00"), (7, 71, "2180-01-01 08:00", "2180-01-01 12:00"))
+    found = match_stay(xrays((None, "2180-01-01 09:00"), (7, "2180-01-01 09:00")), edstays, tolerance_days=3)
+    assert found["match"].tolist() == ["no stay", "within"]
+    assert found["stay_id"].isna().tolist() == [True, False]
+
+
+def test_subjects_as_text_here_and_numbers_there_are_refused():
+    edstays = stays((7, 70, "2180-01-01 08:00", "2180-01-01 12:00"))
+    with pytest.raises(ValueError, match="subject_id is '7' in one and 7 in the other"):
+        match_stay(xrays(("7", "2180-01-01 09:00")), edstays)
+    triage = pd.DataFrame({"stay_id": [70], **NO_VITALS})
+    with pytest.raises(ValueError, match="stay_id is '70' in one and 70 in the other"):
+        join_triage(pd.DataFrame({"stay_id": ["70"]}), triage)
+
+
+@pytest.mark.parametrize("time", ["2180-01-01 09:30:00+05:00", "2180-01-01T09:30:00Z", "2180-01-01 09:30:00.5-0800"])
+def test_times_with_a_zone_are_refused(time):
+    """As UTC beside times without a zone they would lie hours away, outside the stay."""
+    edstays = stays((7, 70, "2180-01-01 08:00", "2180-01-01 12:00"))
+    for taken in (time, pd.Timestamp(time)):
+        cxr = pd.DataFrame({"subject_id": [7], "study_time": [taken]})
+        with pytest.raises(ValueError, match=r"column 'study_time' holds .* in row 0 .*without a zone"):
+            match_stay(cxr, edstays)
+
+
+def test_training_rows_are_true_or_false_and_no_positions():
+    unchecked = inspect.unwrap(fill_missing)  # without the tests' own check of annotations
+    with pytest.raises(TypeError, match="training holds int64; expected True or False"):
+        unchecked(pd.DataFrame({"sbp": [100.0, 200.0, np.nan]}), ["sbp"], training=np.array([0, 0, 1]))

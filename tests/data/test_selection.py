@@ -1,3 +1,4 @@
+import inspect
 import json
 import logging
 import re
@@ -324,3 +325,21 @@ def test_a_selection_survives_json_and_a_changed_one_is_refused():
         Selection.from_json(written | {"alpha": 0.1})
     with pytest.raises(ValueError, match="the fingerprint is not that of fold and training cases"):
         Selection.from_json(written | {"fold": "f0"})
+
+
+def test_labels_in_another_order_than_the_table_are_refused():
+    table, label = printed_table()
+    labels = pd.Series(label, index=table.index)
+    unchecked = inspect.unwrap(select)  # without the tests' own check of annotations
+    assert unchecked(COLUMNS, table, labels, table.index, fold="f0").names == SEVEN
+    with pytest.raises(ValueError, match=r"labels are a Series whose index starts .*label.loc\[table.index\]"):
+        unchecked(COLUMNS, table, labels.iloc[::-1], table.index, fold="f0")
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_text_is_no_label(empty):
+    table, label = printed_table()
+    words = label.astype(str).astype(object)
+    words[3] = empty
+    with pytest.raises(ValueError, match="training case 'P003' has no label"):
+        select(COLUMNS, table, words, table.index, fold="f0")

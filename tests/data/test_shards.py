@@ -453,3 +453,12 @@ def test_thousands_of_cases_open_without_reading_them(tmp_path):
     assert time.process_time() - began < 2
     assert len(found) == n
     assert found[n - 1].images["image"].values.shape == (2, 2, 1)
+
+
+def test_a_folder_opened_by_a_relative_path_is_read_from_anywhere(tmp_path, monkeypatch):
+    cohort = Cohort.from_arrays({"image": np.arange(8.0).reshape(2, 2, 2, 1)})
+    write_shards(cohort, tmp_path / "shards")
+    monkeypatch.chdir(tmp_path)
+    again = open_shards("shards")
+    monkeypatch.chdir("/")
+    assert again.sources["image"][1].ravel().tolist() == [4, 5, 6, 7]

@@ -184,6 +184,23 @@ def test_strata_of_several_columns_spread_both():
         k_fold(cohort, 3, seed=0, by=("age",))
 
 
+def test_events_are_spread_where_there_is_no_label():
+    table = pd.DataFrame({"days": np.arange(1.0, 31), "died": [1, 0, 0] * 10})
+    roles = {"days": "time", "died": "event"}
+    cohort = Cohort.from_arrays({"clinical": np.zeros((30, 1))}, table=table, roles=roles)
+    for split in k_fold(cohort, 5, seed=0).splits:
+        assert cohort.table.loc[list(split.test), "died"].sum() == 2
+    rare = Cohort.from_arrays({"clinical": np.zeros((30, 1))}, table=table.assign(died=[1, 1] + [0] * 28), roles=roles)
+    with pytest.raises(ValueError, match=r"3 folds, but .*class 'event 1' has 2 patients"):
+        k_fold(rare, 3, seed=0)
+
+
+def test_a_case_without_a_site_is_named():
+    cohort = make_cohort([0, 1] * 4, site=["a", "a", "a", "", "b", "b", "b", "b"])
+    with pytest.raises(ValueError, match=r"case c003 has no site \(1 in all\)"):
+        leave_site_out(cohort)
+
+
 def test_groups_keep_near_duplicates_of_two_patients_together():
     cohort = make_cohort([0, 1] * 10)
     groups = [f"g{row}" for row in range(20)]
@@ -323,3 +340,68 @@ def test_rows_of_a_split_need_its_cases():
     assert [cohort.case_id[row] for row in split.rows(cohort).test] == list(split.test)
     with pytest.raises(ValueError, match=r"no case 'c0.*which the split names"):
         split.rows(cohort.take([0, 1]))
+
+
+# Small and odd cohorts
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda cohort: monte_carlo(cohort, seed=0),
+        lambda cohort: k_fold(cohort, 3, seed=0, validation=0.1),
+        lambda cohort: leave_site_out(cohort, validation=0.1),
+        lambda cohort: monte_carlo(cohort, seed=0, fractions=(0.02, 0.49, 0.49)),
+    ],
+)
+def test_a_part_that_was_asked_for_is_never_silently_empty(draw):
+    cohort = Cohort.from_arrays({"f": np.zeros((4, 1))}, site=list("aabb"))  # without labels, no class is lacking
+    with pytest.raises(ValueError, match=r"of \d patients are \d; expected at least one in every part"):
+        draw(cohort)
+
+
+def test_a_site_may_lack_a_class_only_where_it_is_tested():
+    cohort = make_cohort([0, 1, 0, 1, 0, 0], site=list("aaaabb"))
+    with pytest.raises(ValueError, match="site a: no case of class '1' in train"):
+        leave_site_out(cohort, lacking="keep")
+
+
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_cases_without_a_group_are_alone(gap):
+    cohort = make_cohort([0, 1] * 6)
+    splits = k_fold(cohort, 3, seed=0, groups=[gap] * 10 + ["twins", "twins"])
+    for split in splits.splits:
+        assert 3 <= len(split.test) <= 5
+        assert ("c010" in split.test) == ("c011" in split.test)
+
+
+def test_a_published_division_in_a_series_goes_by_its_index():
+    cohort = make_cohort([0, 1] * 4)
+    parts = pd.Series(["train"] * 4 + ["test"] * 4, index=cohort.case_id[::-1])
+    [split] = given(cohort, parts).splits
+    assert split.test == cohort.case_id[:4]
+
+
+@pytest.mark.parametrize("parts", [["train"] * 8, ["test"] * 8, ["validation"] * 4 + ["test"] * 4])
+def test_a_division_without_training_or_evaluation_is_none(parts):
+    with pytest.raises(ValueError, match="expected cases to train on and others to evaluate on"):
+        given(make_cohort([0, 1] * 4), parts)
+
+
+def test_a_split_of_other_cases_is_not_cleared():
+    cohort = make_cohort([0, 1] * 6)
+    split = k_fold(cohort, 3, seed=0).splits[0]
+    with pytest.raises(ValueError, match=r"case c006.* is not in the cohort"):
+        check_leakage(cohort.take(range(6)), split)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_of_another_kind_are_named(tmp_path):
+    cohort = make_cohort([0, 1] * 6)
+    with pytest.raises(ValueError, match=r"by is 'label'; expected a list of columns"):
+        k_fold(cohort, 3, seed=0, by="label")
+    with pytest.raises(ValueError, match=r"fractions are \(0.8, 0.2\); expected training, validation and test"):
+        monte_carlo(cohort, seed=0, fractions=(0.8, 0.2))
+    splits = k_fold(cohort, np.int64(3), seed=np.int64(0))
+    save_splits(tmp_path / "splits.json", splits)
+    assert load_splits(tmp_path / "splits.json", cohort) == splits == k_fold(cohort, 3, seed=0)

@@ -92,3 +92,65 @@ def test_a_cell_of_another_type_is_named(tmp_path, column, kind, message):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"t\.csv: no such file"):
         read_table(tmp_path / "t.csv")
+
+
+def test_ids_keep_their_zeros_whatever_spaces_the_header_has(tmp_path):
+    path = write(tmp_path / "t.csv", "case_id, patient \na,007\nb,  \n")
+    assert read_table(path, text=["case_id", "patient"])["patient"].tolist() == ["007", None]
+    pd.DataFrame({" patient": ["007", "008"]}).to_excel(tmp_path / "t.xlsx", index=False)
+    assert read_table(tmp_path / "t.xlsx", text=["patient"])["patient"].tolist() == ["007", "008"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_newlines_and_marks_of_any_system_say_the_same(tmp_path, encoding, newline):
+    path = tmp_path / "t.csv"
+    path.write_bytes(newline.join(["", "id;größe", "007;1", ""]).encode(encoding))
+    assert read_table(path, text=["id"]).to_dict("list") == {"id": ["007"], "größe": [1]}
+
+
+def test_a_name_may_go_over_two_lines_and_still_not_stand_twice(tmp_path):
+    path = write(tmp_path / "t.csv", 'id,"age\n(years)",x\na,1,2\n')
+    assert list(read_table(path)) == ["id", "age\n(years)", "x"]
+    with pytest.raises(ValueError, match="two columns are called 'x'"):
+        read_table(write(path, 'id,"age\n(years)",x,x\na,1,2,3\n'))
+
+
+def test_dates_without_hyphens_are_dates_and_no_nanoseconds(tmp_path):
+    path = write(tmp_path / "t.csv", "id,date\na,20200131\nb,2021-02-28\n")
+    assert read_table(path, types={"date": "date"})["date"].dt.strftime("%Y-%m-%d").tolist() == [
+        "2020-01-31",
+        "2021-02-28",
+    ]
+
+
+@pytest.mark.parametrize("cell", ["2020", "2020-01", "43861", "31.01.2020", "2020-13-01"])
+def test_what_is_no_day_is_no_date(tmp_path, cell):
+    with pytest.raises(ValueError, match=rf"'date' holds '{cell}' in row 2 .*expected a date such as"):
+        read_table(write(tmp_path / "t.csv", f"id,date\na,{cell}\nb,\n"), types={"date": "date"})
+
+
+def test_days_of_excel_without_their_format_are_refused(tmp_path):
+    for cells in ([43861, 43862], [pd.Timestamp("2020-01-31"), 43862]):
+        pd.DataFrame({"date": cells}).to_excel(tmp_path / "t.xlsx", index=False)
+        with pytest.raises(ValueError, match=r"'date' holds 4386\d in row .*expected a date"):
+            read_table(tmp_path / "t.xlsx", types={"date": "date"})
+    cells = [pd.Timestamp("2020-01-31"), "2020-02-01", None]
+    pd.DataFrame({"date": cells}).to_excel(tmp_path / "t.xlsx", index=False)
+    assert read_table(tmp_path / "t.xlsx", types={"date": "date"})["date"].dt.day.tolist()[:2] == [31, 1]
+
+
+def test_several_time_zones_are_named(tmp_path):
+    path = write(tmp_path / "t.csv", "id,date\na,2020-01-31T00:00+01:00\nb,2020-02-01T00:00+02:00\n")
+    with pytest.raises(ValueError, match=r"t\.csv: column 'date' holds times of several time zones"):
+        read_table(path, types={"date": "date"})
+
+
+def test_infinity_is_no_number(tmp_path):
+    with pytest.raises(ValueError, match="'x' holds inf in row 3"):
+        read_table(write(tmp_path / "t.csv", "id,x\na,1\nb,inf\nc,1e400\n"), units={"x": "mm"})
+
+
+def test_the_index_of_a_parquet_file_is_a_column(tmp_path):
+    pd.DataFrame({"age": [1, 2]}, index=pd.Index(["007", "b"], name="case_id")).to_parquet(tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet", text=["case_id"])["case_id"].tolist() == ["007", "b"]

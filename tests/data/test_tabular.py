@@ -783,3 +783,46 @@ def test_any_other_value_anywhere_is_read_or_refused_by_name(fitted, tmp_path, d
     else:
         assert again.names == fitted.names
         assert FittedTable.from_json(json.loads(json.dumps(again.to_json()))) == again
+
+
+# Traps of real tables
+
+
+@pytest.mark.parametrize("column", [Number("x"), Cutoff("x", at=2)])
+def test_a_column_declared_without_a_unit_is_refused_in_another_unit_than_at_the_fit(column):
+    table = frame(x=[1.0, 2.0, 3.0])
+    fitted = fit([column], table, table.index, fold="f0", units={"x": "mg/dL"})
+    new = frame(x=[1.0]).set_axis(["N1"], axis=0)
+    with pytest.raises(ValueError, match=r"column 'x' is in 'g/L' here and was in 'mg/dL' at the fit"):
+        fitted.apply_to_new(new, units={"x": "g/L"})
+    same = fitted.apply_to_new(new, units={"x": "mg/dl"}).values
+    assert same.tolist() == fitted.apply_to_new(new).values.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "Float32"])
+def test_narrow_floats_are_the_decimals_they_stand_for(dtype):
+    cells = pd.array([2.82, 2.81], dtype=dtype)
+    assert encode(Cutoff("x", at=2.82), cells).ravel().tolist() == [1, 0]
+    assert encode(Category("x", levels=(2.81, 2.82)), cells).ravel().tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("word", ["missing", "unseen"])
+def test_a_reference_is_all_zero_whatever_its_name(word):
+    column = Category("x", levels=(word, "B"), reference=word, impute="level", unseen="column")
+    assert encode(column, [word, "B", None, "C"], train=3).tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_declared_answers_come_before_true_and_false():
+    assert encode(Flag("x", yes=(False,), no=(True,)), [True, False]).ravel().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("scale", ["standard", "robust", "minmax"])
+def test_rounding_errors_are_no_spread(scale):
+    with pytest.raises(ValueError, match="cannot be scaled"):
+        encode(Number("x", scale=scale), [0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2])
+
+
+def test_ids_that_are_the_same_text_are_one_case():
+    table = pd.DataFrame({"x": [1.0, 2.0, 3.0]}, index=[1, "1", 2])
+    with pytest.raises(ValueError, match="several rows for '1'"):
+        fit([Number("x")], table, ["1", "2"], fold="f0")

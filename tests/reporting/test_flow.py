@@ -108,7 +108,7 @@ def test_boxes_neither_overlap_nor_leave_the_page(flow):
                 assert apart
 
 
-def test_long_reasons_are_wrapped_and_signs_are_no_formulas():
+def test_long_reasons_arewrapped_and_signs_are_no_formulas():
     reason = "costs more than $5, or $6 & <7> where nothing else in this long reason is known about the patient"
     flow = Flow((Step("a", 2, 2), Step("b", 1, 1, (Dropped(reason, ("c1",)),))))
     svg = flow_figure(flow).light

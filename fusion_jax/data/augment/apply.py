@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Key as Keys
 from jaxtyping import Shaped
 
-from fusion_jax.arrays import Array, ArrayLike, Bool, Float, Int, Key, as_floats
+from fusion_jax.arrays import Array, ArrayLike, Batch, Bool, Float, Int, Key, as_floats
 from fusion_jax.data.augment.boxes import flipped_boxes, warped_boxes
 from fusion_jax.data.augment.transforms import (
     PRODUCT,
@@ -26,7 +26,7 @@ from fusion_jax.data.augment.transforms import (
 )
 from fusion_jax.ops import warp
 
-__all__ = ["Recipe", "Sample", "augment_batch", "augment_sample", "case_keys", "swap_flag"]
+__all__ = ["Recipe", "Sample", "augment_batch", "augment_sample", "augmented", "case_keys", "swap_flag"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +226,38 @@ def augment_batch(
         box_valid = jnp.ones_like(shown.box_valid)
     before = samples._replace(box_valid=box_valid, mirrored=jnp.zeros_like(shown.mirrored))
     return jax.tree.map(keep, shown, before)
+
+
+def augmented(recipe: Recipe, batch: Batch, keys: Keys[Array, "b"]) -> Batch:
+    """A batch with its images, masks and boxes as the recipe shows them; vectors and labels stay as they are.
+
+    Args:
+      recipe: what to do; static under `jit`, which the caller does once.
+      batch: as from `fusion_jax.data.Batches`; its images are on one grid.
+      keys: one a case, shape `(b,)`, from `case_keys(key, epoch, batch.index)`.
+
+    Returns:
+      The batch, shapes and dtypes as before.
+
+    Raises:
+      ValueError, TypeError: as `augment_sample`.
+
+    Example:
+      >>> from fusion_jax.data.augment import Flip
+      >>> inputs, there = {"xray": jnp.arange(8.0).reshape(2, 2, 2, 1), "age": jnp.ones((2, 1))}, jnp.ones(2, bool)
+      >>> batch = Batch(inputs, {}, there, {"xray": there, "age": there}, jnp.arange(2))
+      >>> moved = augmented(Recipe((Flip(p=1.0),)), batch, case_keys(jax.random.key(0), 0, batch.index))
+      >>> moved.inputs["xray"][0, :, :, 0].tolist(), moved.inputs["age"].tolist()
+      ([[1.0, 0.0], [3.0, 2.0]], [[1.0], [1.0]])
+    """
+    images = {name: values for name, values in batch.inputs.items() if values.ndim > 2}
+    target = dict(batch.target)
+    present = {name: batch.present[name] for name in images}
+    sample = Sample(images, target.get("masks"), target.get("boxes"), target.get("box_valid"), present)
+    shown = augment_batch(recipe, sample, keys, batch.valid)
+    moved = {"masks": shown.masks, "boxes": shown.boxes, "box_valid": shown.box_valid}
+    target |= {name: values for name, values in moved.items() if name in target}
+    return batch._replace(inputs={**batch.inputs, **shown.images}, target=target)
 
 
 def case_keys(key: Key, epoch: Int[ArrayLike, ""], index: Int[ArrayLike, "*b"]) -> Keys[Array, "*b"]:

@@ -60,6 +60,8 @@ READERS: Mapping[str, Reader] = MappingProxyType(
 """Every reader by its name."""
 
 MAGIC = (
+    # First: the 128 bytes before it are anybody's, and may be the header of a TIFF file.
+    ("dicom", 128, b"DICM"),
     ("png", 0, b"\x89PNG\r\n\x1a\n"),
     ("jpeg", 0, b"\xff\xd8\xff"),
     ("tiff", 0, b"II*\0"),
@@ -69,7 +71,6 @@ MAGIC = (
     ("npy", 0, b"\x93NUMPY"),
     ("npz", 0, b"PK\x03\x04"),
     ("nrrd", 0, b"NRRD000"),
-    ("dicom", 128, b"DICM"),
     ("nifti", 344, b"n+1\0"),
     ("nifti", 4, b"n+2\0"),
     # The only compressed kind: a gzip of anything else has no NIfTI header and is refused there.

@@ -1,5 +1,6 @@
 """From cells of a table to numbers and codes, with every cell that cannot be read named by column and case."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +34,7 @@ __all__ = [
     "read_numbers",
     "recode",
     "to_unit",
+    "widen",
 ]
 
 
@@ -59,8 +61,9 @@ def check_table(table: "pandas.DataFrame", columns: Sequence[Column]) -> None:
             )
         if found > 1:
             raise ValueError(f"the table has {found} columns named {column.name!r}; rename all but one.")
-    if not table.index.is_unique:
-        twice = [str(case) for case in table.index[table.index.duplicated()].unique()]
+    cases = Counter(map(str, table.index))  # 1 and "1" are one id
+    if len(cases) < len(table):
+        twice = [case for case, rows in cases.items() if rows > 1]
         raise ValueError(f"the table has several rows for {shown(twice)}; expected one row a case, indexed by case id.")
 
 
@@ -97,7 +100,9 @@ def read_numbers(cells: "pandas.Series", *, expected: str = "a number") -> Float
         raise ValueError(
             f"column {cells.name!r} holds {cells.dtype}; expected {expected}. Derive a number from it first."
         )
-    if pd.api.types.is_numeric_dtype(cells.dtype):
+    if cells.dtype.name.lower() in NARROW:
+        values = widen(cells)
+    elif pd.api.types.is_numeric_dtype(cells.dtype):
         values = cells.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
         values = _numbers_of_words(cells, expected)
@@ -107,6 +112,12 @@ def read_numbers(cells: "pandas.Series", *, expected: str = "a number") -> Float
             f"{describe_cells(cells, infinite)}; expected {expected}, finite. Fix the cell or empty it if not known."
         )
     return values
+
+
+def widen(cells: "pandas.Series") -> Float[np.ndarray, "n"]:
+    """Narrow floats as the decimals they stand for: a float32 of 2.82 is 2.8199999332, below a cut-off at 2.82."""
+    narrow = cells.to_numpy(np.dtype(cells.dtype.name.lower()), na_value=np.nan)
+    return narrow.astype(np.str_).astype(np.float64)
 
 
 def code_cells(column: Column, cells: "pandas.Series", unit: str) -> Coded:
@@ -130,7 +141,7 @@ def code_cells(column: Column, cells: "pandas.Series", unit: str) -> Coded:
             codes = np.where(np.isnan(values), -1, (values >= threshold).astype(np.int64))
             return Coded(codes, (f"<{level_text(column.at)}", f">={level_text(column.at)}"))
         case Flag():
-            meaning = {**dict.fromkeys(column.no, 0), **dict.fromkeys(column.yes, 1), "False": 0, "True": 1}
+            meaning = {"False": 0, "True": 1, **dict.fromkeys(column.no, 0), **dict.fromkeys(column.yes, 1)}
             found = factorise(cells)
             unknown = np.isin(found.codes, [i for i, level in enumerate(found.levels) if level not in meaning])
             if unknown.any():
@@ -222,6 +233,7 @@ def _numbers_of_words(cells: "pandas.Series", expected: str) -> Float[np.ndarray
     return numbers[codes]
 
 
+NARROW = ("float16", "float32")
 NUMBER_SIGNS = set("0123456789+-.eE \t")
 
 
@@ -232,6 +244,8 @@ def factorise(cells: "pandas.Series") -> Coded:
     # Text and objects go through objects: 1 and True would be one value to the hash table of a mixed column.
     mixed = cells.dtype == object
     keys = cells.map(lambda cell: cell if pd.isna(cell) else level_text(cell)) if mixed else cells
+    if cells.dtype.name.lower() in NARROW:
+        keys = pd.Series(widen(cells))
     codes, uniques = pd.factorize(keys, use_na_sentinel=True)
     texts = [level_text(unique) for unique in uniques]
     levels: dict[str, int] = {}

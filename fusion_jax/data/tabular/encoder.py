@@ -36,6 +36,7 @@ from fusion_jax.data.tabular.columns import (
     level_text,
 )
 from fusion_jax.data.tabular.training_cases import TrainingCases, cases_from_json, shown, unique_ids
+from fusion_jax.data.tabular.units import find_conversion
 from fusion_jax.records import write_json
 
 if TYPE_CHECKING:
@@ -246,7 +247,10 @@ class FittedTable:
         for fitted in self.columns:
             stop = start + len(fitted.outputs)
             name = fitted.column.name
-            _encode_column(fitted, column_of(table, name), units.get(name) or fitted.unit, values[:, start:stop])
+            unit = units.get(name) or fitted.unit
+            if isinstance(fitted.column, Number | Cutoff) and not fitted.column.unit:
+                _check_undeclared_unit(fitted, unit)
+            _encode_column(fitted, column_of(table, name), unit, values[:, start:stop])
             start = stop
         finite = np.isfinite(values)
         if not finite.all():
@@ -433,7 +437,8 @@ def _scaling(scale: str, there: np.ndarray, where: str) -> tuple[float, float]:
     if scale == "none":
         return 0.0, 1.0
     lowest, highest = float(there.min()), float(there.max())
-    if lowest == highest:
+    # 0.1 + 0.2 beside 0.3 is one value: a spread of rounding errors would blow them up.
+    if math.isclose(lowest, highest, rel_tol=1e-14):
         raise ValueError(
             f"{where}: every one of {len(there)} training cases with a value holds {lowest:g}, so it cannot be scaled. "
             "Leave the column out, or set scale to 'none'."
@@ -497,6 +502,15 @@ def _by_number(level: str) -> tuple[float, str]:
     return (math.inf if math.isnan(number) else number), level
 
 
+def _check_undeclared_unit(fitted: FittedColumn, unit: str) -> None:
+    """A declaration without a unit is in whatever unit the training table had."""
+    if unit and fitted.unit and find_conversion(unit, fitted.unit) != find_conversion(unit, unit):
+        raise ValueError(
+            f"column {fitted.column.name!r} is in {unit!r} here and was in {fitted.unit!r} at the fit, and its "
+            "declaration has no unit to convert to. Declare the unit and fit again, or convert the values beforehand."
+        )
+
+
 def _encode_column(
     fitted: FittedColumn, cells: "pandas.Series", unit: str, out: Float[np.ndarray, "n outputs"]
 ) -> None:
@@ -530,14 +544,17 @@ def _encode_category(
         raise ValueError(_unfilled(column, cells, gaps))
     place = {name: i for i, name in enumerate(fitted.outputs)}
     nowhere = len(place)
-    target = [place.get(f"{column.name}={level}", nowhere) if level in fitted.levels else -1 for level in coded.levels]
+    reference = fitted.levels[0] if column.reference is None else column.reference
+    # By name alone, a reference that is called "missing" or "unseen" would meet the output of that name.
+    level_place = {level: place[f"{column.name}={level}"] for level in fitted.levels if level != reference}
+    target = [level_place.get(level, nowhere) if level in fitted.levels else -1 for level in coded.levels]
     new = np.isin(coded.codes, [code for code, at in enumerate(target) if at == -1])
     if new.any():
         _meet_unseen(column, cells, new, coded.codes[new], coded.levels, fitted.levels)
     for_unseen = place[f"{column.name}=unseen"] if column.unseen == "column" else nowhere
     for_gap = place[f"{column.name}=missing"] if column.impute == "level" else nowhere
     if column.impute == "mode":
-        for_gap = place.get(f"{column.name}={fitted.fill}", nowhere)
+        for_gap = level_place.get(str(fitted.fill), nowhere)
     lookup = np.array([*(for_unseen if at == -1 else at for at in target), for_gap], dtype=np.int64)
     out[:] = 0.0
     positions = lookup[coded.codes]

@@ -343,9 +343,14 @@ def _class_codes(
 
     if len(label) != len(table):
         raise ValueError(f"{len(label)} labels for {len(table)} rows of the table; expected one a row.")
+    if isinstance(label, pd.Series) and not label.index.equals(table.index):
+        raise ValueError(
+            f"the labels are a Series whose index starts {list(label.index[:2])}, the table's starts "
+            f"{list(table.index[:2])}; expected the same cases in the same order. Use `label.loc[table.index]`."
+        )
     chosen = pd.Series(np.asarray(label)[rows])
     chosen = chosen.map(level_text, na_action="ignore")
-    absent = chosen.isna() | (chosen == "-1")
+    absent = chosen.isna() | chosen.str.strip().isin(["-1", ""])
     if absent.any():
         case = table.index[rows[int(absent.to_numpy().argmax())]]
         raise ValueError(

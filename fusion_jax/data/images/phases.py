@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fusion_jax.data.geometry import linear_weights
 from fusion_jax.data.image import Image
-from fusion_jax.data.operation import Count, NonNegative, operation
-from fusion_jax.data.slices import largest_position, plane
-from fusion_jax.data.voxels import as_floats, inside, same_grid
+from fusion_jax.data.images.geometry import linear_weights
+from fusion_jax.data.images.operation import Count, NonNegative, operation
+from fusion_jax.data.images.slices import largest_position, plane
+from fusion_jax.data.images.voxels import as_floats, inside, same_grid
 
 __all__ = ["align_phases", "lesion_box", "stack_channels", "stack_phases"]
 

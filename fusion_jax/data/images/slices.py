@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from fusion_jax.data.geometry import Axis, axis_number, cut
 from fusion_jax.data.image import Image
-from fusion_jax.data.operation import Index, NonNegative, operation
-from fusion_jax.data.voxels import as_floats, inside
+from fusion_jax.data.images.geometry import Axis, axis_number, cut
+from fusion_jax.data.images.operation import Index, NonNegative, operation
+from fusion_jax.data.images.voxels import as_floats, inside
 
 __all__ = [
     "Breasts",

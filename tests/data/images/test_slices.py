@@ -3,7 +3,7 @@ import pytest
 
 from fusion_jax.data import soft_tissue_sarcoma
 from fusion_jax.data.image import Image
-from fusion_jax.data.slices import (
+from fusion_jax.data.images.slices import (
     adjacent_slices,
     breast,
     largest_slice,

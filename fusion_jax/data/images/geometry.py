@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fusion_jax.data.image import Image
-from fusion_jax.data.operation import Count, NonNegative, Positive, operation
-from fusion_jax.data.voxels import as_floats, inside, occupied
+from fusion_jax.data.images.operation import Count, NonNegative, Positive, operation
+from fusion_jax.data.images.voxels import as_floats, inside, occupied
 
 __all__ = [
     "AIR_HU",
@@ -51,7 +51,7 @@ VOXEL_SPREAD = 1 / 12
 # Grids carry rounding of about 1e-6 mm, which must not cost or add a voxel.
 SLACK = 1e-5
 
-logger = logging.getLogger("fusion_jax.data.geometry")
+logger = logging.getLogger("fusion_jax.data.images.geometry")
 
 
 @operation

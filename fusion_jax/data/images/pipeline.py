@@ -9,7 +9,8 @@ the same case:
       {op = "window", low = -160, high = 240},
     ]
 
-`OPERATIONS` lists what there is. To add one, write a function as `fusion_jax.data.operation` describes and add a row.
+`OPERATIONS` lists what there is. To add one, write a function as `fusion_jax.data.images.operation` describes and add a
+row.
 """
 
 import dataclasses
@@ -19,9 +20,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from fusion_jax.data.geometry import crop_or_pad, crop_to_mask, flip, onto, resample, resize
 from fusion_jax.data.image import Image
-from fusion_jax.data.intensity import (
+from fusion_jax.data.images.geometry import crop_or_pad, crop_to_mask, flip, onto, resample, resize
+from fusion_jax.data.images.intensity import (
     clip_percentiles,
     min_max,
     normalise_channels,
@@ -30,9 +31,9 @@ from fusion_jax.data.intensity import (
     standardise,
     window,
 )
-from fusion_jax.data.operation import arguments, check_arguments, expected
-from fusion_jax.data.phases import align_phases, stack_channels
-from fusion_jax.data.slices import (
+from fusion_jax.data.images.operation import arguments, check_arguments, expected
+from fusion_jax.data.images.phases import align_phases, stack_channels
+from fusion_jax.data.images.slices import (
     adjacent_slices,
     breast,
     largest_slice,

@@ -6,12 +6,13 @@ import tomllib
 import numpy as np
 import pytest
 
-from fusion_jax.data import preprocess, soft_tissue_sarcoma
-from fusion_jax.data.geometry import crop_to_mask, onto, resample
+from fusion_jax.data import soft_tissue_sarcoma
 from fusion_jax.data.image import Image
-from fusion_jax.data.intensity import scale_suv, standardise, window
-from fusion_jax.data.operation import arguments
-from fusion_jax.data.preprocess import (
+from fusion_jax.data.images import pipeline as pipeline_module
+from fusion_jax.data.images.geometry import crop_to_mask, onto, resample
+from fusion_jax.data.images.intensity import scale_suv, standardise, window
+from fusion_jax.data.images.operation import arguments
+from fusion_jax.data.images.pipeline import (
     OPERATIONS,
     build_pipeline,
     chest_radiograph,
@@ -194,7 +195,7 @@ def test_every_operation_takes_images_first_and_plain_values_by_name():
 
 def test_an_operation_is_added_by_one_row(monkeypatch, case):
     monkeypatch.setitem(
-        preprocess.OPERATIONS, "soft_tissue", lambda image, *, level: window(image, low=-level, high=level)
+        pipeline_module.OPERATIONS, "soft_tissue", lambda image, *, level: window(image, low=-level, high=level)
     )
     after = build_pipeline([{"op": "soft_tissue", "level": 160}])(case["ct"])
     np.testing.assert_array_equal(after.values, window(case["ct"], low=-160, high=160).values)

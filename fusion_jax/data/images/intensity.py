@@ -7,8 +7,8 @@ becomes float32. Statistics are taken over all channels together; stack channels
 import numpy as np
 
 from fusion_jax.data.image import Image
-from fusion_jax.data.operation import Count, Percent, Positive, operation
-from fusion_jax.data.voxels import as_floats, inside
+from fusion_jax.data.images.operation import Count, Percent, Positive, operation
+from fusion_jax.data.images.voxels import as_floats, inside
 
 __all__ = [
     "clip_percentiles",

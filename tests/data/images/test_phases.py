@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_jax.data.geometry import crop_or_pad, resize
 from fusion_jax.data.image import Image
-from fusion_jax.data.intensity import min_max
-from fusion_jax.data.phases import align_phases, lesion_box, stack_channels, stack_phases
+from fusion_jax.data.images.geometry import crop_or_pad, resize
+from fusion_jax.data.images.intensity import min_max
+from fusion_jax.data.images.phases import align_phases, lesion_box, stack_channels, stack_phases
 from tests.helpers import assert_close
 
 ROWS, COLUMNS = 60, 70

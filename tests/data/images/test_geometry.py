@@ -9,7 +9,8 @@ from PIL import Image as Picture
 from scipy.spatial.transform import Rotation
 
 from fusion_jax.data import soft_tissue_sarcoma
-from fusion_jax.data.geometry import (
+from fusion_jax.data.image import Image
+from fusion_jax.data.images.geometry import (
     AIR_HU,
     axis_number,
     crop_or_pad,
@@ -21,7 +22,6 @@ from fusion_jax.data.geometry import (
     resample,
     resize,
 )
-from fusion_jax.data.image import Image
 from fusion_jax.ops import resize as device_resize
 from tests.helpers import assert_close, real_data
 
@@ -444,7 +444,7 @@ def test_even_and_odd_windows_lie_about_the_middle(n, m, first):
 def test_a_window_that_cuts_the_mask_is_told_to_the_log(caplog):
     image = Image(np.zeros((1, 9, 1)))
     mask = Image(np.ones((1, 9, 1), np.uint8), unit="label")
-    with caplog.at_level(logging.WARNING, "fusion_jax.data.geometry"):
+    with caplog.at_level(logging.WARNING, "fusion_jax.data.images.geometry"):
         crop_or_pad(image, mask, size=(1, 9))
         assert caplog.text == ""
         crop_or_pad(image, mask, size=(1, 4))

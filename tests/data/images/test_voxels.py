@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from fusion_jax.data.geometry import crop_or_pad, flip, onto, resample
 from fusion_jax.data.image import Image
-from fusion_jax.data.voxels import inside, occupied, same_grid
+from fusion_jax.data.images.geometry import crop_or_pad, flip, onto, resample
+from fusion_jax.data.images.voxels import inside, occupied, same_grid
 
 SPACING = (3.0, 1.5, 1.0)
 AFFINE = np.array([[0, 0, -1.0, 9], [0, -1.5, 0, 8], [3.0, 0, 0, 7], [0, 0, 0, 1]])

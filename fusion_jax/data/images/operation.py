@@ -2,8 +2,8 @@
 
 The images are the parameters before `*`, the first of which is the one worked on; the others come from further sources
 of the case. Everything after `*` is a number, a word or a list of these, as a configuration file can hold it, and its
-annotation says which values are allowed. `fusion_jax.data.preprocess` asks the same annotations before any image is
-read.
+annotation says which values are allowed. `fusion_jax.data.images.pipeline` asks the same annotations before any image
+is read.
 """
 
 import functools

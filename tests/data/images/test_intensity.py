@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from fusion_jax.data.image import Image
-from fusion_jax.data.intensity import (
+from fusion_jax.data.images.intensity import (
     clip_percentiles,
     min_max,
     normalise_channels,

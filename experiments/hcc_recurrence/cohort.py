@@ -1,0 +1,52 @@
+"""The cohort of the liver cancer experiment: synthetic, since the study's CT is not public.
+
+Wang W. et al. 2020; specs/hcc_fusion.md. Patients, classes and slices of Table 2 hold exactly at 167 patients.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from experiments.hcc_recurrence.encoding import NINE_BITS
+from fusion_jax.data import Boxes, Cohort, Image, Lazy, Split
+from fusion_jax.data.images.intensity import normalise_channels, window
+from fusion_jax.data.images.phases import stack_phases
+from fusion_jax.data.images.pipeline import IMAGENET_MEAN, IMAGENET_STD
+from fusion_jax.data.synthetic import PHASES, liver_cancer_ct
+from fusion_jax.data.tabular import fit
+
+__all__ = ["AlignedPhases", "encoded", "make_cohort"]
+
+LOW_HU, HIGH_HU = -70.0, 180.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignedPhases:
+    """Lesion of a slice in three phases, aligned by the centres of its boxes and stacked as channels."""
+
+    cohort: Cohort
+    size: int
+
+    def __call__(self, row: int) -> Image:
+        boxes: Boxes = self.cohort.boxes[row] if self.cohort.boxes else Boxes(np.zeros((0, 4)), np.zeros(0, int))
+        order = np.argsort(boxes.classes)
+        phases = [self.cohort.image(name, row) for name in PHASES]
+        stacked = stack_phases(phases, boxes.corners[order], size=self.size)
+        windowed = window(stacked, low=LOW_HU, high=HIGH_HU)
+        return normalise_channels(windowed, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def make_cohort(n: int = 167, *, size: int = 224, seed: int = 0) -> Cohort:
+    """Slices of `n` patients, `(size, size, 3)`: the lesion in the plain, arterial and portal phase."""
+    phases = liver_cancer_ct(n, seed=seed).cohort
+    source = Lazy(AlignedPhases(phases, size), np.arange(len(phases)), "image", f"{phases.fingerprint} {size}")
+    return dataclasses.replace(
+        phases.with_source("image", source).only("image", "clinical"), boxes=None, box_classes=()
+    )
+
+
+def encoded(cohort: Cohort, split: Split) -> Cohort:
+    """The cohort with its nine bits."""
+    fitted = fit(NINE_BITS, cohort.inputs, split.train, fold=f"r{split.repeat}_f{split.fold}", units=cohort.units)
+    values = fitted.apply(cohort.inputs, train_cases=split.train, units=cohort.units).values
+    return cohort.with_source("clinical", values)
