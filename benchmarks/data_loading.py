@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image as Picture
 
-from benchmarks.timing import Aim, Bystanders, Cell, Results, Row, Table, describe_run, finish, parser, tune
+from benchmarks.timing import Agreement, Aim, Bystanders, Cell, Results, Row, Table, describe_run, finish, parser, tune
 from benchmarks.torch_peer import PYTHON, ROOT
 from fusion_jax.data.batches import Batches
+from fusion_jax.data.case_images import in_memory
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.folder import open_cohort
 from fusion_jax.data.integrity import check_cohort
@@ -67,9 +68,11 @@ def batches_of(cohort: Cohort) -> Batches:
     return Batches(cohort, np.arange(len(cohort)), BATCH, seed=(0,))
 
 
-def in_memory(cohort: Cohort) -> Cohort:
-    """The cohort with its images read."""
-    return cohort.with_source("image", np.stack([cohort.sources["image"][row] for row in range(len(cohort))]))
+def difference(some: Batches, others: Batches) -> float:
+    """Largest difference between the first batches, of images and of cases."""
+    first, second = some.at(0), others.at(0)
+    images = np.abs(first.inputs["image"].astype(float) - second.inputs["image"]).max()
+    return float(max(images, np.abs(first.index - second.index).max()))
 
 
 class Epochs:
@@ -144,7 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     settings = tune(chosen)
     cases, rounds = (200, 2) if chosen.quick else (chosen.cases, chosen.rounds)
-    missing = [] if PYTHON.exists() and not chosen.no_torch else ["PyTorch"]
+    missing = [] if PYTHON.exists() else ["PyTorch (run `make peers`)"]
+    missing = ["PyTorch (left out by --no-torch)"] if chosen.no_torch else missing
     header: dict[str, Cell] = describe_run(missing, rounds) | {"settings": settings}
     bystanders = Bystanders()
     with tempfile.TemporaryDirectory() as temporary:
@@ -154,10 +158,15 @@ def main(arguments: list[str] | None = None) -> int:
         cohort = open_cohort(folder)
         write_shards(cohort, Path(temporary) / "shards")
         converting = time.perf_counter() - start
+        kept, shards = in_memory(cohort, ["image"]), open_shards(Path(temporary) / "shards")
+        agreements = [
+            Agreement(f"first batch, {name} and PNG folder", difference(batches_of(other), batches_of(cohort)), 0.0)
+            for name, other in (("in memory", kept), ("array_record", shards))
+        ]
         contenders: dict[str, Any] = {
-            "in memory": Epochs(in_memory(cohort), 0),
+            "in memory": Epochs(kept, 0),
             "PNG folder": Epochs(cohort, WORKERS),
-            "array_record": Epochs(open_shards(Path(temporary) / "shards"), WORKERS),
+            "array_record": Epochs(shards, WORKERS),
         }
         if not missing:
             contenders["PyTorch DataLoader, PNG"] = TorchEpochs(folder)
@@ -199,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{memory['peak GiB']:.2f} GiB",
         memory["peak GiB"] <= MEMORY_AIM_GIB,
     )
-    return finish(Results(header, tables, [] if chosen.quick else [aim], []), chosen.out)
+    return finish(Results(header, tables, [] if chosen.quick else [aim], agreements), chosen.out)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ class Batch(NamedTuple):
     present: Mapping[str, Any]
     index: Any
 
+    def __repr__(self) -> str:
+        """Shapes and dtypes, without the values."""
+        described = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", (self.inputs, self.target))
+        return f"Batch(inputs={described[0]}, target={described[1]}, index={self.index!r})"
+
 
 def as_floats(*arrays: ArrayLike) -> tuple[Array, ...]:
     """Arrays of one common floating dtype: the widest among the inputs, and at least single precision.

@@ -24,8 +24,8 @@ detection_kernels = pytest.importorskip("benchmarks.detection_kernels")
 pytestmark = pytest.mark.checkout
 
 TIMES = {"method", "dtype", "first, ms", "median, ms", "spread, ms"}
-SCRIPTS = ("density", "gamma_sweep", "conv", "detection_kernels")
-WITHOUT_TORCH = ("conv", "detection_kernels")
+SCRIPTS = refresh.SCRIPTS
+WITHOUT_TORCH = ("conv", "detection_kernels", "data_loading")
 """Here they run without it everywhere, as they have to where there is none; a slow test runs them with it."""
 
 
@@ -118,6 +118,16 @@ def test_outputs_and_all_gradients_are_compared(quick_runs):
     compared = [agreement["what"] for agreement in quick_runs["conv"][1]["agreements"]]
     assert len([what for what in compared if "values, vs lax" in what]) == 5
     assert len([what for what in compared if "gradients, vs lax" in what]) == 5
+
+
+def test_loading_is_measured_from_everywhere_and_memory_in_a_fresh_process(quick_runs):
+    run = quick_runs["data_loading"][1]
+    found = rows(run, "Reading an epoch")
+    assert [row["from"] for row in found] == ["in memory", "PNG folder", "array_record"]
+    assert all(0 < row["slowest"] <= row["cases/s"] <= row["fastest"] for row in found)
+    [used] = rows(run, "One cohort in a fresh process")
+    assert used["cases"] == 200
+    assert 0.1 < used["peak GiB"] < 4
 
 
 def test_cases_have_names_of_their_own_and_count_for_aims_that_exist():
@@ -233,7 +243,7 @@ def test_the_header_names_versions_load_and_missing_peers(quick_runs, script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_versions_agree(quick_runs, script):
     agreements = quick_runs[script][1]["agreements"]
-    assert len(agreements) >= 4
+    assert len(agreements) >= (2 if script == "data_loading" else 4)
     for agreement in agreements:
         assert 0 <= agreement["difference"] <= agreement["tolerance"] <= 5e-3, agreement["what"]
 

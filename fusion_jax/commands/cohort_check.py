@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fusion_jax.commands._shared.screen import counted, progress_bar, results_folder
+
 if TYPE_CHECKING:
     from fusion_jax.data.integrity import Report
     from fusion_jax.reporting.html import Section
 
-__all__ = ["Config", "file_name", "run"]
+__all__ = ["Config", "run"]
 
 ON_SCREEN = 12
 IN_A_CELL = 12
 MOST_GROUPS = 200
+LONGEST_NAME = 24
 
 # Not seen. A table sets a column to the right whose cells all begin with a number, as sentences may.
 SENTENCE = "\N{WORD JOINER}"
@@ -53,42 +56,24 @@ def run(config: Config) -> int:
       ValueError: input that cannot be used; the message says what was found where, what was expected and what to do.
       OSError: a file that cannot be read or written.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from fusion_jax.data.integrity import check_cohort
 
     if config.workers < 1:
         raise ValueError(f"--workers is {config.workers}; expected 1 or more.")
-    if config.out is not None and config.out.exists() and not config.out.is_dir():
-        raise ValueError(f"--out {config.out} is a file; expected a folder, or a name for a new one.")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("reading the table", total=None)
-
-        def advance(done: int, total: int) -> None:
-            doing = "reading images" if done < total else "comparing"
-            progress.update(task, description=doing, completed=done, total=total)
-
+    results_folder("", config.out)  # before the work, not after it
+    with progress_bar("reading the table") as advance:
         report = check_cohort(
-            config.folder, images=config.images, flips=config.flips, workers=config.workers, progress=advance
+            config.folder,
+            images=config.images,
+            flips=config.flips,
+            workers=config.workers,
+            progress=lambda done, total: advance(done, total, "reading images" if done < total else "comparing"),
         )
-    out = config.out or Path("results") / "cohort" / file_name(report.name)
+    out = results_folder(report.name, config.out)
     _write(report, config, out)
     _print(report)
     print(f"\nReport: {out / 'integrity.html'}")
     return 1 if report.counts["error"] else 0
-
-
-def file_name(name: str) -> str:
-    """The name of a cohort as that of a folder."""
-    kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).strip(".")
-    return kept or "cohort"
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _print(report: "Report") -> None:
@@ -98,22 +83,21 @@ def _print(report: "Report") -> None:
 
     facts = report.facts
     console = Console()
-    found = ", ".join(_counted(count, word) for word, count in report.counts.items())
+    found = ", ".join(counted(count, word) for word, count in report.counts.items())
     table = Table(
-        title=f"{report.name}: {facts['cases']} cases of {_counted(facts['patients'], 'patient')}. {found}.",
+        title=f"{report.name}: {facts['cases']} cases of {counted(facts['patients'], 'patient')}. {found}.",
         title_justify="left",
     )
-    for heading in ("", "check", "where"):
-        table.add_column(heading, no_wrap=heading == "")
+    table.add_column("", no_wrap=True)
+    table.add_column("check", no_wrap=True)
     table.add_column("finding", overflow="fold")
     colours = {"error": "red", "warning": "yellow", "note": "dim"}
     for finding in report.findings[:ON_SCREEN]:
         # As text: brackets in a message are no markup.
         table.add_row(
             Text(finding.severity, style=colours[finding.severity]),
-            finding.check,
-            Text(finding.where or "table"),
-            Text(_short(finding.message, max(40, console.width - 44))),
+            Text(f"{finding.check}\n{_cut(finding.where or 'table')}"),
+            Text(finding.message),
         )
     if len(report.findings) > ON_SCREEN:
         table.caption = f"and {len(report.findings) - ON_SCREEN} more in the report"
@@ -123,10 +107,8 @@ def _print(report: "Report") -> None:
         console.print(Text(f"{table.title} Nothing to object to."))
 
 
-def _short(message: str, width: int) -> str:
-    """The message in about two lines, as far as words go."""
-    most = max(80, 2 * width)
-    return message if len(message) <= most else message[: most - 1].rsplit(" ", 1)[0] + " …"
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _write(report: "Report", config: Config, out: Path) -> None:
@@ -138,9 +120,9 @@ def _write(report: "Report", config: Config, out: Path) -> None:
     write_json(out / "integrity.json", _finite(report.to_dict()) | {"options": options, "record": record})
     counts, facts = report.counts, report.facts
     summary = [
-        f"{_counted(facts['cases'], 'case')} of {_counted(facts['patients'], 'patient')}"
-        + (f" at {_counted(facts['sites'], 'site')}" if facts["sites"] else "")
-        + f": {', '.join(_counted(count, word) for word, count in counts.items())}.",
+        f"{counted(facts['cases'], 'case')} of {counted(facts['patients'], 'patient')}"
+        + (f" at {counted(facts['sites'], 'site')}" if facts["sites"] else "")
+        + f": {', '.join(counted(count, word) for word, count in counts.items())}.",
         *(
             f"{one.where + ': ' if one.where else ''}{one.message}"
             for one in report.findings
@@ -149,7 +131,7 @@ def _write(report: "Report", config: Config, out: Path) -> None:
     ]
     if not counts["error"]:
         summary.append("Nothing found makes results wrong by itself; warnings are for a person to judge.")
-    if not facts["images_read"]:
+    if not facts["images_read"] and any(one["kind"] != "table" for one in facts["sources"].values()):
         summary.append("Images were not read.")
     write_report(
         out / "integrity.html",
@@ -190,7 +172,7 @@ def _sections(report: "Report", config: Config) -> list["Section"]:
             table = Table(
                 ("check", "where", "found", "what to do", "cases"),
                 rows,
-                f"{heading}: {_counted(len(rows), 'finding')}.",
+                f"{heading}: {counted(len(rows), 'finding')}.",
             )
             sections.append(Section(heading, [text], [table]))
     facts = report.facts
@@ -224,8 +206,8 @@ def _sections(report: "Report", config: Config) -> list["Section"]:
     ]
     classes = [
         (column, name, count, f"{100 * count / facts['cases']:.1f} %")
-        for column, counted in facts["classes"].items()
-        for name, count in counted.items()
+        for column, counts in facts["classes"].items()
+        for name, count in counts.items()
     ]
     if classes:
         items.insert(0, Table(("label", "class", "cases", "share"), classes, f"Labels of n = {facts['cases']} cases."))
@@ -235,14 +217,14 @@ def _sections(report: "Report", config: Config) -> list["Section"]:
         table = Table(
             ("group", "cases"),
             rows,
-            f"{_counted(len(report.duplicates), 'group')} of cases with the same image, or nearly.",
+            f"{counted(len(report.duplicates), 'group')} of cases with the same image, or nearly.",
         )
         sections.append(
             Section("Copies", ["Give these groups to the splits, so that copies stay on one side."], [table])
         )
     marks = {check: [one for one in report.findings if one.check == check] for check in CHECKS}
     rows = [
-        (check, text, _counted(len(marks[check]), "finding") if marks[check] else "–") for check, text in CHECKS.items()
+        (check, text, counted(len(marks[check]), "finding") if marks[check] else "–") for check, text in CHECKS.items()
     ]
     limits = (
         "Near duplicates are found where the image was compressed, resized, changed in brightness or contrast, or "

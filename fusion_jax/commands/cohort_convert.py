@@ -1,13 +1,14 @@
 """`fusion-jax cohort convert`: a cohort as array_record shards, read back and compared."""
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from fusion_jax.commands._shared.screen import progress_bar
 
 if TYPE_CHECKING:
     from fusion_jax.data.cohort import Cohort
@@ -51,7 +52,7 @@ def run(config: Config) -> int:
     resolved = source.resolve()
     folder = resolved.with_name(f"{resolved.name}_shards") if config.out is None else config.out
     start = time.perf_counter()
-    with _progress("writing") as progress:
+    with progress_bar("writing") as progress:
         write_shards(cohort, folder, progress=progress)
     seconds = time.perf_counter() - start
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
@@ -60,7 +61,7 @@ def run(config: Config) -> int:
         return 0
     start = time.perf_counter()
     try:
-        with _progress("comparing") as progress:
+        with progress_bar("comparing") as progress:
             check_same(cohort, open_shards(folder), progress)
     except ValueError:
         _delete(folder)
@@ -124,16 +125,3 @@ def check_same(cohort: "Cohort", again: "Cohort", progress: Callable[[int, int],
             if not all(np.array_equal(first, second) for first, second in pairs):
                 raise ValueError(f"shards: boxes of case {case} differ. Report this with the cohort.toml.")
         progress(row + 1, len(cohort))
-
-
-@contextmanager
-def _progress(what: str) -> Generator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    # In a log, where nothing can be drawn over, the bar would leave an empty line.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, of: progress.update(task, completed=done, total=of)

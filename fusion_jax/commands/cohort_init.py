@@ -1,12 +1,13 @@
 """`fusion-jax cohort init`: a first cohort.toml by looking, from a table with images or from a scanner export."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from fusion_jax.commands._shared.screen import progress_bar
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -167,19 +168,6 @@ def _few(names: Sequence[str]) -> str:
 # Scanner exports
 
 
-@contextmanager
-def _progress(what: str) -> Generator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    # In a log, where nothing can be drawn over, the bar would leave an empty line.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, of: progress.update(task, completed=done, total=of)
-
-
 def _from_export(config: Config, folder: Path, answers: "Answers", images: Path, rules_file: Path, id_map: Path) -> int:
     from fusion_jax.data.scanner_export import (
         case_columns,
@@ -208,7 +196,7 @@ def _from_export(config: Config, folder: Path, answers: "Answers", images: Path,
     found = known_ids(written, config.table, answers)
     cases = written[found.case].tolist()
     dates = {rule.nearest: _dates(config.table, found.case, rule.nearest) for rule in rules if rule.nearest}
-    with _progress("reading headers") as progress:
+    with progress_bar("reading headers") as progress:
         export = inventory(images, progress=progress)
     selection = select_series(export, cases, ids, rules, dates)
     columns = case_columns(selection, cases, rules)
@@ -319,7 +307,7 @@ def _export_without_rules(images: Path, folder: Path) -> bool:
     from fusion_jax.records import write_csv
 
     try:
-        with _progress("reading headers") as progress:
+        with progress_bar("reading headers") as progress:
             export = inventory(images, progress=progress)
     except ValueError:  # no DICOM file
         return False

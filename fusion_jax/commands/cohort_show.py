@@ -1,5 +1,6 @@
 """`fusion-jax cohort show`: contact sheets of the images and histograms of the columns of a cohort."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
-from fusion_jax.commands.cohort_check import file_name
+from fusion_jax.commands._shared.screen import counted, file_name, progress_bar, results_folder
 
 if TYPE_CHECKING:
     from fusion_jax.data.cohort import Cohort
@@ -55,31 +56,24 @@ def run(config: Config) -> int:
       ValueError: input that cannot be used; the message says what was found where, what was expected and what to do.
       OSError: a file that cannot be read or written.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from fusion_jax.data.folder import open_cohort
 
     if config.cases < 1:
         raise ValueError(f"--cases is {config.cases}; expected 1 or more.")
     cohort = open_cohort(config.folder, missing="absent")
-    out = config.out or Path("results") / "cohort" / file_name(cohort.name)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; expected a folder, or a name for a new one.")
+    out = results_folder(cohort.name, config.out)
     rows = _chosen(cohort, config)
     shown = _shown_values(cohort, config.values)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+    with progress_bar("pictures") as progress:
         images = [name for name, source in cohort.sources.items() if source.kind == "image"]
         histograms = [
             column for column in cohort.table.columns if cohort.role(column) in ("input", "group", "time", "event")
         ]
-        task = progress.add_task("pictures", total=len(images) * len(rows) + len(histograms))
+        total, done = len(images) * len(rows) + len(histograms), itertools.count(1)
         on = _placed(config.folder)
 
         def advance(doing: str) -> None:
-            progress.update(task, description=doing, advance=1)
+            progress(next(done), total, doing)
 
         sheets = {}
         problems: list[str] = []
@@ -96,7 +90,8 @@ def run(config: Config) -> int:
                 figures[column] = figure
             advance("histograms")
     _write(cohort, sheets, figures, problems, out)
-    print(f"{len(sheets)} contact sheets of {len(rows)} cases, {len(figures)} histograms.")
+    pictures = f"{counted(len(sheets), 'contact sheet')} of {counted(len(rows), 'case')}" if sheets else "No images"
+    print(f"{pictures}, {counted(len(figures), 'histogram')}.")
     print(f"Report: {out / 'cohort.html'}")
     return 0
 
@@ -116,6 +111,9 @@ def _chosen(cohort: "Cohort", config: Config) -> list[int]:
         return [place[case] for case in config.only]
     codes = cohort.label if cohort.columns("label") else np.zeros(len(cohort), np.int32)
     drawn = np.random.default_rng([config.seed, len(cohort)]).permutation(len(cohort))
+    # Cases with most pictures first: an empty place shows nothing.
+    images = [there for name, there in cohort.present.items() if cohort.sources[name].kind == "image"]
+    drawn = drawn[np.argsort(-np.sum(images, axis=0)[drawn], kind="stable")] if images else drawn
     by_class = [[int(row) for row in drawn if codes[row] == code] for code in sorted(set(codes.tolist()), reverse=True)]
     # In turns, so that a class with few cases leaves its places to the others.
     turns = [members[turn] for turn in range(max(map(len, by_class))) for members in by_class if turn < len(members)]
@@ -303,10 +301,11 @@ def _write(
     summary = [f"{len(cohort)} cases of {len(set(cohort.patient_id.tolist()))} patients."]
     if label:
         codes = cohort.label
-        counted = ", ".join(f"{name} {int((codes == code).sum())}" for code, name in enumerate(cohort.classes))
-        summary.append(f"{label[0]}: {counted}{f', missing {int((codes < 0).sum())}' if (codes < 0).any() else ''}.")
+        counts = ", ".join(f"{name} {int((codes == code).sum())}" for code, name in enumerate(cohort.classes))
+        summary.append(f"{label[0]}: {counts}{f', missing {int((codes < 0).sum())}' if (codes < 0).any() else ''}.")
     if problems:
         summary.append(f"{len(problems)} images or masks could not be shown; `fusion-jax cohort check` says more.")
-    summary.append("Pictures of patients: keep this page as safe as the images themselves.")
+    if sheets:
+        summary.append("Pictures of patients: keep this page as safe as the images themselves.")
     write_report(out / "cohort.html", title=f"The cohort {cohort.name}", summary=summary, sections=sections,
                  record=run_record())  # fmt: skip

@@ -1,11 +1,14 @@
 """`fusion-jax cohort table`: the study's Table 1 and the flow diagram of its patients."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from fusion_jax.commands._shared.screen import results_folder
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
@@ -37,7 +40,7 @@ class Config:
       median: columns for which the median is shown whatever the others show.
       test: p-values of categories by the chi-squared test without Yates's correction, by Fisher's exact test, or by
         Fisher's where an expected count is below 5; none gives no p-values.
-      out: folder of the results. Default: the folder results of the cohort folder.
+      out: folder of the results. Default: results/cohort/NAME, NAME being that of the cohort.
     """
 
     cohort: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="(required)")]
@@ -95,10 +98,9 @@ def run(config: Config) -> int:
         test=None if config.test == "none" else config.test,
         patient=patient,
     )
-    folder = (config.cohort if config.cohort.is_dir() else config.cohort.parent) if config.out is None else config.out
-    folder = folder / "results" if config.out is None else folder
+    folder = results_folder(cohort.name, config.out)
     paths = [*found.write(folder, name="table1")]
-    print(found.to_markdown())
+    print(html.unescape(found.to_markdown()))  # entities are for the page
     if cohort.flow is not None:
         write_json(folder / "flow.json", cohort.flow.to_dict())
         write_text(folder / "flow.svg", flow_figure(cohort.flow).light)
@@ -117,11 +119,16 @@ def _ordered(cohort: "Cohort", columns: Sequence[str]) -> "pandas.DataFrame":
     """The table with declared levels in their order."""
     import pandas as pd
 
+    from fusion_jax.data.tables import as_written
+
     table = cohort.table.copy()
     for name in columns:
         if cohort.role(name) == "label":
             codes, levels = cohort.codes(name)
             table[name] = pd.Categorical.from_codes(codes, categories=list(levels), ordered=True)
+        elif name in cohort.levels:
+            words = cohort.table[name].map(as_written, na_action="ignore")
+            table[name] = pd.Categorical(words, categories=list(cohort.levels[name]), ordered=True)
     return table
 
 

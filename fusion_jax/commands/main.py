@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.run(config)
     except SystemExit as stop:  # tyro has said what was wrong, or helped
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ImportError) as error:  # ImportError: an optional package that is not installed
         if os.environ.get("FUSION_JAX_DEBUG"):
             raise

@@ -230,7 +230,7 @@ class Cohort:
       sources: name to source, each with as many rows as the table.
       present: source to whether each case has it, shape `(n,)`.
       units: column or source to its unit.
-      levels: label column to its classes in order; sorted where not given.
+      levels: column to its words in order, of a label the classes; sorted where not given.
       boxes: one entry a case; None where the cohort has none.
       box_classes: names of the classes of the boxes.
       boxes_of: image whose pixels the boxes count; "" for the only one.
@@ -649,6 +649,15 @@ def _check_roles(cohort: Cohort) -> None:
             raise ValueError(
                 f"{cohort.name}: levels of {column!r} are {', '.join(levels)}; expected each of them once."
             )
+        if cohort.role(column) != "label":  # those of labels are checked where they are coded
+            cells = cohort.table[column]
+            strange = [cell for cell in cells.dropna().unique() if _word(cell) not in levels]
+            if strange:
+                case = cohort.table.index[cells.eq(strange[0]).to_numpy().argmax()]
+                raise ValueError(
+                    f"{cohort.name}: column {column!r} holds {strange[0]!r} in case {case}; expected one of "
+                    f"{', '.join(levels)}. Fix the cell or the levels."
+                )
     for role in ("time", "event"):
         if len(cohort.columns(role)) > 1:
             raise ValueError(

@@ -25,7 +25,7 @@ age = "years"
 [types]                              # "number", "text" or "date", where cells must be just that
 ct_date = "date"
 
-[levels]                             # of labels, in order; the last is the positive one of two
+[levels]                             # of columns, in order; of a label of two, the last is the positive one
 metastasis = ["no", "yes"]
 
 [sources.ct]                         # an image of every case
@@ -150,7 +150,7 @@ class CohortConfig(NamedTuple):
       roles: column to role.
       units: column to unit.
       types: column to how its cells are read, where looking at them is not enough.
-      levels: label column to its classes in order.
+      levels: column to its words in order.
       sources: by name.
       boxes: None where there are none.
       definition: the tables that define who is in, as TOML has them.
@@ -181,6 +181,11 @@ def read_config(folder: str | Path) -> CohortConfig:
     """
     path = Path(folder)
     path = path / FILE if path.is_dir() else path
+    if path.with_name("cohort.json").is_file() and path.name == FILE and not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent}: a folder of shards, not of a table and images. Open it in Python: "
+            "`fusion_jax.data.open_shards`."
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file. Write a first one with `fusion-jax cohort init TABLE IMAGES`, or check the path."

@@ -369,11 +369,12 @@ def _check_files(
     for name, found in paths.items():
         gaps = np.flatnonzero(~there[name])
         if len(gaps) and config.sources[name].required:
-            case = table.index[gaps[0]]
+            case, path = table.index[gaps[0]], found[gaps[0]]
+            lacking = f"{path}: no such file, {name}" if path else f"{config.path}: the table has no path of {name}"
             raise FileNotFoundError(
-                f"{found[gaps[0]] or 'no path'}: no such file, {name} of case {case} ({len(gaps)} of {len(table)} "
-                f"cases lack it). `fusion-jax cohort check {config.path.parent}` lists them; add the files, leave "
-                f"the cases out, or write `required = false` under [sources.{name}]."
+                f"{lacking} of case {case} ({len(gaps)} of {len(table)} cases lack it). `fusion-jax cohort check "
+                f"{config.path.parent}` lists them; add the files, leave the cases out, or write `required = false` "
+                f"under [sources.{name}]."
             )
 
 
@@ -408,28 +409,31 @@ def _read_boxes(
 ) -> tuple[list[Boxes], tuple[str, ...]]:
     """Boxes of every case and the names of their classes; `dropped` are cases that the definition left out."""
     path = config.path.parent / boxes.file
-    table = read_table(path, text=[boxes.case, boxes.label], types=dict.fromkeys(boxes.corners, "number"))
+    table: Any = read_table(path, text=[boxes.case, boxes.label], types=dict.fromkeys(boxes.corners, "number"))
     for column in (boxes.case, boxes.label, *boxes.corners):
         if column not in table.columns:
             raise ValueError(f"{path}: no column {column!r}, which {config.path} names under boxes.")
+    # A table of cases may hold the boxes too: a row without corners is a case without a box.
+    table = table[table[list(boxes.corners)].notna().any(axis=1)]
+    rows = (table.index + 2).tolist()
     for column in (boxes.case, boxes.label):
         gaps = np.flatnonzero(np.asarray(table[column].isna()))
         if len(gaps):
             raise ValueError(
-                f"{path}: column {column!r} is empty in row {gaps[0] + 2} ({len(gaps)} such rows); expected the case "
+                f"{path}: column {column!r} is empty in row {rows[gaps[0]]} ({len(gaps)} such rows); expected the case "
                 "and the class of every box."
             )
     strange = np.flatnonzero(~np.asarray(table[boxes.case].isin([*cases, *dropped])))
     if len(strange):
         raise ValueError(
-            f"{path}: row {strange[0] + 2} has a box of case {table[boxes.case].iloc[strange[0]]!r}, which "
+            f"{path}: row {rows[strange[0]]} has a box of case {table[boxes.case].iloc[strange[0]]!r}, which "
             f"{config.table} does not have ({len(strange)} such rows). Fix the id, or take the rows out."
         )
     corners = table[list(boxes.corners)].to_numpy(dtype=float, na_value=np.nan)
     bad = np.flatnonzero(~np.isfinite(corners).all(axis=1) | (corners[:, 2:] <= corners[:, :2]).any(axis=1))
     if len(bad):
         raise ValueError(
-            f"{path}: row {bad[0] + 2} is no box ({', '.join(map(str, corners[bad[0]]))}); expected x0 < x1, y0 < y1."
+            f"{path}: row {rows[bad[0]]} is no box ({', '.join(map(str, corners[bad[0]]))}); expected x0 < x1, y0 < y1."
         )
     names = boxes.classes or tuple(sorted(set(table[boxes.label])))
     code = {name: number for number, name in enumerate(names)}

@@ -29,6 +29,12 @@ class Image(NamedTuple):
     affine: Float[np.ndarray, "4 4"] | None = None
     unit: str = ""
 
+    def __repr__(self) -> str:
+        """Shape, dtype, voxel size and unit, without the values."""
+        shape = " x ".join(map(str, self.values.shape))
+        size = "" if self.spacing is None else f", {' x '.join(f'{step:.4g}' for step in self.spacing)} mm"
+        return f"Image({shape} {self.values.dtype}{size}{f', {self.unit}' if self.unit else ''})"
+
 
 class UnreadableFile(ValueError):
     """A file that is not what its reader expects: damaged, truncated, of another kind, or too large.

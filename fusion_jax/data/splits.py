@@ -319,7 +319,13 @@ def given(
 
 
 def save_splits(path: str | Path, splits: Splits) -> None:
-    """Write splits as JSON with their hash, whole or not at all."""
+    """Write splits as JSON with their hash, whole or not at all.
+
+    Raises:
+      TypeError: path and splits the wrong way round.
+    """
+    if not isinstance(splits, Splits):
+        raise TypeError(f"splits is a {type(splits).__name__}; expected save_splits(path, splits).")
     write_json(path, {**_content(splits), "hash": splits.hash})
 
 

@@ -114,6 +114,8 @@ def _parse(path: Path, sheet: str | None, text: Sequence[str]) -> "pandas.DataFr
         quoted = _of_columns(names, text, str)
         # `index_col=False` would cut surplus cells off silently; without it a longer row is an error or an index.
         table = pd.read_csv(path, sep=separator, dtype=quoted, encoding="utf-8-sig", low_memory=False, **missing)
+        if separator == ";":
+            table = _with_decimal_commas(table, text)
         if not isinstance(table.index, pd.RangeIndex):
             raise UnreadableFile(path, "rows have more cells than the header", "Name every column, or quote commas.")
         return table
@@ -123,6 +125,24 @@ def _parse(path: Path, sheet: str | None, text: Sequence[str]) -> "pandas.DataFr
 def _of_columns(names: Sequence[Any], wanted: Sequence[str], kind: type) -> Any:
     """Type of the wanted columns by their names as the file has them, which may have spaces around."""
     return {name: kind for name in names if str(name).strip() in wanted}
+
+
+def _with_decimal_commas(table: "pandas.DataFrame", text: Sequence[str]) -> "pandas.DataFrame":
+    """Columns of numbers such as `63,5`, as spreadsheets of half of Europe write them beside semicolons."""
+    import pandas as pd
+
+    for column in table.columns.difference([*text]):
+        cells: Any = table[column]
+        if pd.api.types.is_numeric_dtype(cells) or not cells.notna().any():
+            continue
+        known = cells.dropna().astype(str).str.strip()
+        if known.str.fullmatch(r"[+-]?\d+(,\d+)?").all() and known.str.contains(",").any():
+            table[column] = pd.to_numeric(cells.astype(object).map(_with_point, na_action="ignore"))
+    return table
+
+
+def _with_point(cell: Any) -> str:
+    return str(cell).strip().replace(",", ".")
 
 
 def _check_header(path: Path, names: Sequence[Any]) -> None:

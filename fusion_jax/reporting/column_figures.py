@@ -1,5 +1,6 @@
 """How the values of a column are distributed, by class."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -101,11 +102,9 @@ def category_figure(counts: Mapping[str, Sequence[int]], levels: Sequence[str], 
             colour = palette.style(index)["color"]
             axes.barh(places, shares[index], height=0.9 * thickness, color=colour, label=wrapped(entry))
         axes.set_yticks(range(len(names)), [wrapped(name) for name in names])
-        axes.set(
-            xlabel="share of the class" if len(entries) > 1 else "share of cases",
-            ylabel=label,
-            ylim=(len(names) - 0.5, -0.5),
-        )
+        # Not beside the bars: two bars are lower than most names of columns are long.
+        share = "share of the class" if len(entries) > 1 else "share of cases"
+        axes.set(xlabel=textwrap.fill(f"{label}: {share}", 60), ylim=(len(names) - 0.5, -0.5))
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         legend(axes, entries)

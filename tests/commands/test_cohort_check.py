@@ -82,6 +82,19 @@ def test_a_clean_cohort_is_told_so(tmp_path):
     assert "Nothing to object to." in re.sub(r"\s+", " ", out)
 
 
+def test_a_finding_is_told_whole_on_the_screen(folder, tmp_path):
+    edit(folder / "cohort.toml", 'of = "xray"\n\n', 'of = "xray"\npreprocess = [{op = "resample", spacing = 2}]\n\n')
+    code, out, _ = ask("cohort", "check", folder, "--out", tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "integrity.json").read_text())
+    message = next(one["message"] for one in content["findings"] if one["check"] == "preprocessing")
+    assert code == 1
+    assert len(message) > 100
+    said = re.sub(r"\s+", "", re.sub(r"│[^│\n]*│[^│\n]*│([^│\n]*)│", r"\1", out))
+    assert re.sub(r"\s+", "", message) in said
+    page = text_of((tmp_path / "out" / "integrity.html").read_text())
+    assert "Images were not read." not in page
+
+
 def test_a_long_list_is_cut_on_the_screen_only(folder, tmp_path):
     for number in range(20):
         (folder / "images" / f"c{number:03d}.png").write_bytes(b"")

@@ -63,7 +63,7 @@ def shown(folder):
     out = folder.parent / "out"
     code, said, err = ask("cohort", "show", folder, "--cases", "6", "--out", out)
     assert (code, err) == (0, "")
-    assert "1 contact sheets of 6 cases, 3 histograms." in said
+    assert "1 contact sheet of 6 cases, 3 histograms." in said
     return out
 
 
@@ -118,6 +118,28 @@ def test_an_image_that_cannot_be_read_leaves_its_place_empty(tmp_path):
     page = (tmp_path / "out" / "cohort.html").read_text()
     assert "Not shown" in page
     assert "c002.png" in page
+
+
+def test_cases_that_have_their_images_are_drawn_first(tmp_path):
+    folder = write_folder(tmp_path / "data", n=8, size=32)
+    for case in ("c001", "c002", "c005"):
+        (folder / "images" / f"{case}.png").unlink()
+    edit(folder / "cohort.toml", "[sources.xray]\n", "[sources.xray]\nrequired = false\n")
+    for seed in range(3):
+        code, _, _ = ask("cohort", "show", folder, "--cases", "4", "--seed", seed, "--out", tmp_path / "out")
+        assert code == 0
+        assert "not shown" not in drawn(tmp_path / "out" / "figures" / "images_xray.svg")
+
+
+def test_a_table_alone_has_histograms_and_no_pictures(tmp_path):
+    (tmp_path / "cases.csv").write_text("case,age,died\n" + "".join(f"c{n},{40 + n},{n % 2}\n" for n in range(12)))
+    (tmp_path / "cohort.toml").write_text(
+        'name = "t"\ntable = "cases.csv"\n[ids]\ncase = "case"\npatient = "case"\n'
+        '[roles]\ninput = "age"\nlabel = "died"\n[sources.clinical]\ncolumns = ["age"]\n'
+    )
+    code, said, _ = ask("cohort", "show", tmp_path, "--out", tmp_path / "out")
+    assert (code, "No images, 1 histogram." in said) == (0, True)
+    assert "Pictures of patients" not in (tmp_path / "out" / "cohort.html").read_text()
 
 
 def test_a_cohort_without_a_label_is_shown_as_one(tmp_path):

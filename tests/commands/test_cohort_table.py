@@ -1,6 +1,7 @@
 """`fusion-jax cohort table` from end to end."""
 
 import csv
+import html
 import json
 
 import pytest
@@ -17,7 +18,9 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def table(capsys):
+def table(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where results go by default
+
     def ask(*words):
         code = main(["cohort", "table", *map(str, words)])
         answer = capsys.readouterr()
@@ -31,18 +34,19 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_inputs_by_label_are_the_default(table, folder):
+def test_inputs_by_label_are_the_default(table, folder, tmp_path):
+    out_folder = tmp_path / "results" / "cohort" / "nodules"
     code, out, err = table(folder)
     assert (code, err) == (0, "")
     assert "| Overall (n = 8) | malignant: no (n = 4) | malignant: yes (n = 4) | SMD |" in out
     assert "| age, years, mean ± SD | 8 | 0 |" in out
-    names = {path.name for path in (folder / "results").iterdir()}
+    names = {path.name for path in out_folder.iterdir()}
     assert names == {"table1.csv", "table1_comparisons.csv", "table1.md", "table1.tex", "flow.svg", "flow.json"}
-    rows = rows_of(folder / "results" / "table1.csv")
+    rows = rows_of(out_folder / "table1.csv")
     ages = open_cohort(folder).table["age"]
     assert float(rows[0]["mean"]) == pytest.approx(ages.mean())
     assert {row["variable"] for row in rows} == {"age", "sex"}
-    assert out.startswith((folder / "results" / "table1.md").read_text(encoding="utf-8"))
+    assert out.startswith(html.unescape((out_folder / "table1.md").read_text(encoding="utf-8")))
 
 
 def test_parts_of_a_split_are_groups(table, folder, tmp_path):
@@ -122,11 +126,11 @@ def test_images_need_not_be_at_hand(table, folder, tmp_path):
         (["--splits", "absent.json"], "absent.json"),
     ],
 )
-def test_options_that_cannot_be_used(table, folder, options, message):
+def test_options_that_cannot_be_used(table, folder, tmp_path, options, message):
     code, _, err = table(folder, *options)
     assert code == 2
     assert message in err
-    assert not (folder / "results").exists()
+    assert not (tmp_path / "results").exists()
 
 
 def test_groups_must_be_few(table, folder):
@@ -138,3 +142,10 @@ def test_groups_must_be_few(table, folder):
     code, _, err = table(folder, "--by", "age")
     assert code == 2
     assert "column 'age' has 12 different values; expected at most 10 groups" in err
+
+
+def test_levels_of_inputs_stand_in_their_order(table, folder, tmp_path):
+    edit(folder / "cohort.toml", "[units]", '[levels]\nsex = ["m", "f"]\n\n[units]')
+    _, out, _ = table(folder, "--out", tmp_path / "out")
+    assert out.index("\N{NO-BREAK SPACE}m |") < out.index("\N{NO-BREAK SPACE}f |")
+    assert "&" not in out

@@ -5,7 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fusion_jax.data.batches import Batches
 from fusion_jax.data.cohort import Arrays, Cohort, Columns
+from fusion_jax.data.image import Image
 
 
 def make(**settings):
@@ -266,3 +268,13 @@ def test_columns_are_told_apart():
         make(table=twice, roles={"a": "label"})
     with pytest.raises(ValueError, match="`label` and a column 'label' of the table"):
         make(table=pd.DataFrame({"label": [1, 0, 1]}), roles={}, label=[0, 1, 0])
+
+
+def test_images_and_batches_print_without_their_values():
+    affine = np.diag([3.0, 2.0, 2.0, 1.0])
+    image = Image(np.zeros((4, 5, 6, 1), np.int16), (3.0, 1.5, 1.5), affine, "HU")
+    assert repr(image) == "Image(4 x 5 x 6 x 1 int16, 3 x 1.5 x 1.5 mm, HU)"
+    batch = Batches(make(), np.arange(3), 2, seed=(0,), sampler="sequential").at(0)
+    assert repr(batch) == (
+        "Batch(inputs={'image': 'float32[2, 4, 4, 1]'}, target={'label': 'int32[2]'}, index=array([0, 1], dtype=int32))"
+    )

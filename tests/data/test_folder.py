@@ -311,7 +311,7 @@ def test_numbers_in_paths_are_as_the_table_has_them(folder):
     assert cohort.present["nodule"].tolist() == [False] + [True] * 7
     assert cohort[3].images["nodule"].values.sum() == 25
     edit(folder / "cases.csv", ",004,", ",,")
-    with pytest.raises(FileNotFoundError, match=r"no path: no such file, xray of case c004 \(1 of 8"):
+    with pytest.raises(FileNotFoundError, match=r"the table has no path of xray of case c004 \(1 of 8"):
         open_cohort(folder)
 
 
@@ -389,3 +389,38 @@ def test_boxes_of_cases_that_the_definition_leaves_out_go_with_them(folder):
     edit(folder / "cohort.toml", "[sources.xray]", rule)
     cohort = open_cohort(folder)
     assert [len(cohort[row].boxes.corners) for row in range(len(cohort))] == [1] * 4
+
+
+def test_rows_without_corners_are_cases_without_a_box(folder):
+    table = pd.read_csv(folder / "boxes.csv")
+    table.loc[[2, 5], ["label", "x0", "y0", "x1", "y1"]] = None
+    table.to_csv(folder / "boxes.csv", index=False)
+    cohort = open_cohort(folder)
+    assert [len(cohort[row].boxes.corners) for row in range(8)] == [1, 1, 0, 1, 1, 0, 1, 1]
+    table.loc[2, "x0"] = 3.0
+    table.to_csv(folder / "boxes.csv", index=False)
+    with pytest.raises(ValueError, match=r"boxes\.csv: column 'label' is empty in row 4"):
+        open_cohort(folder)
+
+
+def test_an_empty_path_is_said_to_be_one(folder):
+    table = pd.read_csv(folder / "cases.csv").assign(path="images/c000.png")
+    table.loc[3, "path"] = None
+    table.to_csv(folder / "cases.csv", index=False)
+    edit(folder / "cohort.toml", 'files = "images/{case_id}.png"', 'column = "path"')
+    with pytest.raises(FileNotFoundError, match=r"cohort\.toml: the table has no path of xray of case c003 \(1 of 8"):
+        open_cohort(folder)
+
+
+def test_levels_of_inputs_are_kept_to(folder):
+    edit(folder / "cohort.toml", "[units]", '[levels]\nsex = ["m", "f"]\n\n[units]')
+    assert open_cohort(folder).levels["sex"] == ("m", "f")
+    edit(folder / "cohort.toml", '["m", "f"]', '["m", "w"]')
+    with pytest.raises(ValueError, match="column 'sex' holds 'f' in case c000; expected one of m, w"):
+        open_cohort(folder)
+
+
+def test_a_folder_of_shards_says_how_it_is_opened(tmp_path):
+    (tmp_path / "cohort.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"a folder of shards.*open_shards"):
+        open_cohort(tmp_path)

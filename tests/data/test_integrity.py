@@ -198,7 +198,18 @@ def test_a_case_without_any_data_is_left_out(folder):
 def test_files_of_no_case_are_noted(folder):
     picture(folder, "forgotten", pixels(folder, "c001") // 2)
     one = only(folder, "unused file", "note")
-    assert "1 files in images belong to no case: forgotten.png" in one.message
+    assert "1 file in images, read by no source of any case: images/forgotten.png" in one.message
+
+
+def test_files_that_no_source_reads_are_one_note_for_all_folders(folder):
+    for path in sorted((folder / "images").glob("*.png")):
+        place = folder / "scans" / path.stem
+        place.mkdir(parents=True)
+        (place / "xray.png").write_bytes(path.read_bytes())
+        (place / "lateral.png").write_bytes(path.read_bytes())
+    edit(folder / "cohort.toml", "images/{case_id}.png", "scans/{case_id}/xray.png")
+    one = only(folder, "unused file", "note")
+    assert one.message.startswith(f"{N} files in {N} folders, read by no source of any case: scans/c000/lateral.png, ")
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"no image", lambda data: b""])

@@ -146,7 +146,7 @@ def test_decimal_commas_name_the_cell_and_are_told(tmp_path):
     assert columns["age"].role == "never"
     assert columns["age"].reason.startswith("numbers with a comma in 2 cells, first '59,5' in row 2: write them with")
     assert [columns[name].role for name in ("size", "grade")] == ["input", "input"]
-    (tmp_path / "cases.csv").write_text('id;age;sex\na;"59,5";m\nb;61;f\nc;"70,1";f\n', encoding="utf-8")
+    (tmp_path / "cases.csv").write_text('id,age,sex\na,"59,5",m\nb,61,f\nc,"70,1",f\n', encoding="utf-8")
     assert (
         "numbers that cannot be read as such: age (which cells: under [roles])"
         in sketch_cohort(tmp_path / "cases.csv").remarks

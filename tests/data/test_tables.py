@@ -154,3 +154,13 @@ def test_infinity_is_no_number(tmp_path):
 def test_the_index_of_a_parquet_file_is_a_column(tmp_path):
     pd.DataFrame({"age": [1, 2]}, index=pd.Index(["007", "b"], name="case_id")).to_parquet(tmp_path / "t.parquet")
     assert read_table(tmp_path / "t.parquet", text=["case_id"])["case_id"].tolist() == ["007", "b"]
+
+
+def test_decimal_commas_beside_semicolons_are_numbers(tmp_path):
+    path = write(tmp_path / "t.csv", "id;age;code;mixed\n1,5;63,5;1,2,3;1,5\n2,5;;4;about 2\n")
+    table = read_table(path, text=["id"])
+    assert table["age"].tolist()[0] == 63.5
+    assert np.isnan(table["age"].tolist()[1])
+    assert table["id"].tolist() == ["1,5", "2,5"]
+    assert table["code"].tolist() == ["1,2,3", "4"]
+    assert table["mixed"].tolist() == ["1,5", "about 2"]

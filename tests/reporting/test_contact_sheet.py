@@ -162,6 +162,12 @@ def test_a_column_without_values_is_refused():
         number_figure({"all": np.array([np.nan])}, xlabel="x", caption="")
 
 
+def test_a_long_name_of_a_category_is_written_whole():
+    name = "hepatitis_c_virus_antibody"
+    figure = category_figure({"no": [3, 1]}, ["0", "1"], label=name, caption="")
+    assert f"{name}: share of cases" in lines(figure.light)
+
+
 def test_bars_are_shares_of_their_class_and_rare_levels_are_joined():
     levels = [f"site {k}" for k in range(15)]
     counts = {"no": [*range(15)], "yes": [15] * 15}

@@ -9,8 +9,36 @@ the same case:
       {op = "window", low = -160, high = 240},
     ]
 
-`OPERATIONS` lists what there is. To add one, write a function as `fusion_jax.data.images.operation` describes and add a
-row.
+What there is (`fusion_jax.data.images` has the functions):
+
+==================================================  =================================================================
+values
+==================================================  =================================================================
+window(low, high)                                   `low` to 0, `high` to 1, clipped beyond
+scale_suv(maximum=20)                               SUV 0 to `maximum` becomes [0, 1]
+clip_percentiles(mask, low=0, high=100)             values beyond two percentiles of this image
+min_max()                                           smallest value to 0, largest to 1
+standardise(mask)                                   mean 0 and standard deviation 1 within this image
+normalise_channels(mean, std)                       a fixed mean and standard deviation a channel
+repeat_channels(count=3)                            a grey image as colour
+**place**
+resample(spacing, method, antialias=True)           mm, the same field of view
+resize(size, antialias=True)                        voxels, the same field of view
+onto(reference, spacing, method, antialias, fill)   the grid of another image
+crop_or_pad(size, mask, centre, fill)               a window of fixed size, about a mask if one is given
+crop_to_mask(mask, margin_mm=0)                     the part around a mask
+flip(axis)                                          the opposite order along `d`, `h` or `w`
+**slices and series**
+largest_slice(mask)                                 the axial slice with most of the mask
+adjacent_slices(mask, count=3)                      neighbouring slices as channels
+mip(axis="d")                                       maximum-intensity projection
+peak_minus_background(background=0, peak)           enhancement of a dynamic series
+breast(side, split="valley")                        one breast of a projection of both
+align_phases(others, masks, size, margin=0)         phases aligned by their lesions, as channels
+stack_channels(others)                              images on one grid as channels
+==================================================  =================================================================
+
+To add one, write a function as `fusion_jax.data.images.operation` describes and add a row to `OPERATIONS` and here.
 """
 
 import dataclasses

@@ -409,6 +409,8 @@ def _unused(config: CohortConfig, paths: Mapping[str, list[str]], findings: list
             if path and "!" not in path:
                 folder, file = os.path.split(path)
                 named.setdefault(folder, set()).add(file)
+    left: list[str] = []
+    places = []
     for folder, files in named.items():
         suffixes = {Path(file).suffix.lower() for file in files if Path(file).suffix}
         try:
@@ -419,15 +421,19 @@ def _unused(config: CohortConfig, paths: Mapping[str, list[str]], findings: list
         table = {Path(config.table).name, config.path.name, Path(config.boxes.file).name if config.boxes else ""}
         extra = [name for name in extra if name not in table]
         if extra:
-            place = os.path.relpath(folder, config.path.parent)
-            findings.append(
-                Finding(
-                    "note",
-                    "unused file",
-                    f"{len(extra)} files in {place} belong to no case: {listed(extra)}.",
-                    f"Check whether rows are missing in {config.table}.",
-                )
+            places.append(os.path.relpath(folder, config.path.parent))
+            left += [(Path(places[-1]) / name).as_posix() for name in extra]
+    if left:
+        where = places[0] if len(places) == 1 else f"{len(places)} folders"
+        findings.append(
+            Finding(
+                "note",
+                "unused file",
+                f"{len(left)} {'file' if len(left) == 1 else 'files'} in {where}, read by no source of any case: "
+                f"{listed(left)}.",
+                f"Check whether rows are missing in {config.table}, or a source in {config.path.name}.",
             )
+        )
 
 
 def _boxes(
@@ -452,6 +458,8 @@ def _boxes(
         return None, ()
     import pandas as pd
 
+    # A table of cases may hold the boxes too: a row without corners is a case without a box.
+    rows = rows[rows[list(boxes.corners)].notna().any(axis=1)]
     corners = rows[list(boxes.corners)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     no_box = ~np.isfinite(corners).all(axis=1) | (corners[:, 2:] <= corners[:, :2]).any(axis=1)
     classes = boxes.classes or tuple(sorted({str(label) for label in rows[boxes.label].dropna()}))
@@ -467,7 +475,7 @@ def _boxes(
         (no_case, f"belong to no case of {config.table}", "Check the ids, or remove the rows."),
     ):
         if bad.any():
-            where = listed(f"row {row + 2}" for row in np.flatnonzero(bad))
+            where = listed(f"row {row + 2}" for row in rows.index[bad])
             cases = tuple(dict.fromkeys(str(case) for case in rows[boxes.case][bad]))
             text = f"{boxes.file}: {int(bad.sum())} rows {what} ({where})."
             findings.append(Finding("error", "box", text, advice, cases, source=boxes.of))

@@ -1,3 +1,4 @@
+import inspect
 import json
 import pickle
 import re
@@ -257,3 +258,11 @@ def test_both_sources_meet_on_one_grid(case):
     assert pet.values.shape == ct.values.shape
     np.testing.assert_allclose(pet.affine, ct.affine)
     assert pet.spacing == ct.spacing
+
+
+def test_every_operation_is_documented_with_its_arguments():
+    lines = [line for line in pipeline_module.__doc__.splitlines() if "(" in line]
+    for name, function in OPERATIONS.items():
+        [line] = [line for line in lines if line.startswith(f"{name}(")]
+        for argument in [*inspect.signature(function).parameters][1:]:
+            assert argument in line.partition(")")[0], name

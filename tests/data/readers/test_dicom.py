@@ -7,7 +7,7 @@ import pytest
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from fusion_jax.data.image import UnreadableFile
-from fusion_jax.data.readers import peek_image, read_image
+from fusion_jax.data.readers import peek_image, read_image, reader_name
 
 PIXELS = np.arange(35, dtype=np.uint16).reshape(5, 7)
 
@@ -386,3 +386,13 @@ def test_the_limit_counts_the_whole_series(dicom, tmp_path):
     folder = dicom.write_slices(tmp_path, VOLUME)
     with pytest.raises(UnreadableFile, match="4 x 5 x 6 x 1 = 120 values, more than the limit of 100"):
         peek_image(folder, max_voxels=100)
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm"])
+def test_a_file_that_is_also_tiff_is_dicom(name):
+    """Both files of pydicom carry the header of a TIFF file in their preamble."""
+    from pydicom.data import get_testdata_file
+
+    path = str(get_testdata_file(name))
+    assert reader_name(path) == "dicom"
+    assert read_image(path).values.shape[2] == 1
