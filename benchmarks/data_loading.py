@@ -9,11 +9,13 @@ an environment of its own (`make peers`, benchmarks/torch_loader.py). Last, a fr
 and reads an epoch, and says how much memory it took at most, workers included.
 """
 
+import contextlib
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -117,21 +119,64 @@ class TorchEpochs:
         self.process.communicate()
 
 
+class PeakMemory:
+    """Largest memory of this process and all its children together, sampled while the block runs.
+
+    Proportional set size: a page that several processes share counts once.
+    """
+
+    def __enter__(self) -> "PeakMemory":
+        self.gib, self._stop = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.1):
+            self.gib = max(self.gib, sum(map(_proportional_kib, _tree(os.getpid()))) / 2**20)
+
+
+def _tree(root: int) -> list[int]:
+    """This process and all that descend from it."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text("ascii").rpartition(")")[2].split()[1])
+    found = [root]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
+
+
+def _proportional_kib(process: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text("ascii").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
+
+
 def use(folder: Path) -> dict[str, float]:
-    """Open, check and iterate; seconds of each, and the largest resident memory of this process and of its children."""
-    marks = [time.perf_counter()]
-    cohort = open_cohort(folder)
-    marks.append(time.perf_counter())
-    check_cohort(folder)
-    marks.append(time.perf_counter())
-    for _ in batches_of(cohort).epoch(0, workers=WORKERS):
-        pass
-    marks.append(time.perf_counter())
+    """Open, check and iterate; seconds of each, and the largest memory of this process and its workers meanwhile."""
+    marks, peaks = [time.perf_counter()], []
+
+    def iterate() -> None:
+        for _ in batches_of(open_cohort(folder)).epoch(0, workers=WORKERS):
+            pass
+
+    for work in (lambda: open_cohort(folder), lambda: check_cohort(folder), iterate):
+        with PeakMemory() as peak:
+            work()
+        marks.append(time.perf_counter())
+        peaks.append(peak.gib)
     opened, checked, iterated = np.diff(marks).tolist()
-    # ru_maxrss is in KiB on Linux; that of children is the largest one, of which there are as many as workers.
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    each = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    return {"open, s": opened, "check, s": checked, "epoch, s": iterated, "peak GiB": own + WORKERS * each}
+    seconds = {"open, s": opened, "check, s": checked, "epoch, s": iterated}
+    return seconds | {"check, GiB": peaks[1], "epoch, GiB": peaks[2], "peak GiB": max(peaks)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -197,11 +242,10 @@ def main(arguments: list[str] | None = None) -> int:
         for name, found in speeds.items()
     ]
     shape = f"{cases:,} cases of {SIZE} x {SIZE}, 8 bit, batches of {BATCH}, shuffled"
+    memory_note = "Memory: of this process and its workers, a shared page counted once."
     tables = [
         Table("Reading an epoch", rows, (f"{shape}. Converting to shards took {converting:.0f} s.",)),
-        Table(
-            "One cohort in a fresh process", [{"cases": cases, **memory}], ("Memory: this process and all workers.",)
-        ),
+        Table("One cohort in a fresh process", [{"cases": cases, **memory}], (memory_note,)),
     ]
     aim = Aim(
         f"open, check and iterate {cases:,} cases within {MEMORY_AIM_GIB:g} GiB",

@@ -3,13 +3,12 @@
 Hsieh et al.; specs/mdf_net.md. Who holds MIMIC-CXR, MIMIC-IV-ED and REFLACX joins them with `fusion_jax.data.mimic`.
 """
 
-from fusion_jax.data import Cohort, Split, Splits, preprocessed
+from fusion_jax.data import Cohort, preprocessed
 from fusion_jax.data.images.pipeline import chest_radiograph
-from fusion_jax.data.splits import given
 from fusion_jax.data.synthetic import chest_xray
-from fusion_jax.data.tabular import Column, Flag, Number, fit
+from fusion_jax.data.tabular import Column, Flag, Number
 
-__all__ = ["COLUMNS", "encoded", "make_cohort", "published_split"]
+__all__ = ["COLUMNS", "make_cohort"]
 
 COLUMNS: tuple[Column, ...] = (
     Number("age_years", unit="years", scale="none", impute="mean"),
@@ -31,16 +30,3 @@ def make_cohort(n: int = 670, *, size: int = 512, seed: int = 0) -> Cohort:
     """Radiographs `(size, size, 3)` on ImageNet's scale, with boxes of five abnormalities and triage vitals."""
     cohort = chest_xray(n, size=size, seed=seed).cohort
     return preprocessed(cohort, {"image": chest_radiograph(size=size, white=1)})
-
-
-def published_split(cohort: Cohort) -> Splits:
-    """Training, validation and test cases in the published proportions, with patients kept together."""
-    parts = cohort.table["split"].replace({"val": "validation"})
-    return given(cohort, [str(part) for part in parts], name="published")
-
-
-def encoded(cohort: Cohort, split: Split) -> Cohort:
-    """The cohort with its ten clinical inputs."""
-    fitted = fit(COLUMNS, cohort.inputs, split.train, fold=f"r{split.repeat}_f{split.fold}", units=cohort.units)
-    values = fitted.apply(cohort.inputs, train_cases=split.train, units=cohort.units).values
-    return cohort.with_source("clinical", values)

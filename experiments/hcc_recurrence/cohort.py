@@ -7,15 +7,13 @@ import dataclasses
 
 import numpy as np
 
-from experiments.hcc_recurrence.encoding import NINE_BITS
-from fusion_jax.data import Boxes, Cohort, Image, Lazy, Split
+from fusion_jax.data import Boxes, Cohort, Image, Lazy
 from fusion_jax.data.images.intensity import normalise_channels, window
 from fusion_jax.data.images.phases import stack_phases
 from fusion_jax.data.images.pipeline import IMAGENET_MEAN, IMAGENET_STD
 from fusion_jax.data.synthetic import PHASES, liver_cancer_ct
-from fusion_jax.data.tabular import fit
 
-__all__ = ["AlignedPhases", "encoded", "make_cohort"]
+__all__ = ["AlignedPhases", "make_cohort"]
 
 LOW_HU, HIGH_HU = -70.0, 180.0
 
@@ -43,10 +41,3 @@ def make_cohort(n: int = 167, *, size: int = 224, seed: int = 0) -> Cohort:
     return dataclasses.replace(
         phases.with_source("image", source).only("image", "clinical"), boxes=None, box_classes=()
     )
-
-
-def encoded(cohort: Cohort, split: Split) -> Cohort:
-    """The cohort with its nine bits."""
-    fitted = fit(NINE_BITS, cohort.inputs, split.train, fold=f"r{split.repeat}_f{split.fold}", units=cohort.units)
-    values = fitted.apply(cohort.inputs, train_cases=split.train, units=cohort.units).values
-    return cohort.with_source("clinical", values)

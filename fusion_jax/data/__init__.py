@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fusion_jax.data.collections import load
     from fusion_jax.data.concatenation import concatenate
     from fusion_jax.data.definition import Flow
+    from fusion_jax.data.encoding import encode
     from fusion_jax.data.folder import open_cohort
     from fusion_jax.data.image import Image, UnreadableFile
     from fusion_jax.data.images.pipeline import build_pipeline
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Splits,
         check_leakage,
         draw_once,
+        given,
         k_fold,
         leave_site_out,
         load_splits,
@@ -49,6 +51,7 @@ _HOMES = {
     "collections": ("load",),
     "concatenation": ("concatenate",),
     "definition": ("Flow",),
+    "encoding": ("encode",),
     "folder": ("open_cohort",),
     "image": ("Image", "UnreadableFile"),
     "images.pipeline": ("build_pipeline",),
@@ -61,6 +64,7 @@ _HOMES = {
         "Splits",
         "check_leakage",
         "draw_once",
+        "given",
         "k_fold",
         "leave_site_out",
         "load_splits",
@@ -94,6 +98,8 @@ __all__ = [
     "clinical_inputs",
     "concatenate",
     "draw_once",
+    "encode",
+    "given",
     "in_memory",
     "k_fold",
     "leave_site_out",

@@ -303,6 +303,7 @@ def given(
         if lacking:
             raise ValueError(f"{cohort.name}: no part for case {_shown(lacking)}; expected one for every case.")
         parts = [parts[case] for case in cohort.case_id]
+    parts = ["validation" if part == "val" else part for part in parts]
     if len(parts) != len(cohort):
         raise ValueError(f"{cohort.name}: {len(parts)} parts for {len(cohort)} cases; expected one a case.")
     for case, part in zip(cohort.case_id, parts, strict=True):

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from experiments.breast_mri import cohort as breast
+from experiments.breast_mri.encoding import COLUMNS
 from experiments.chest_xray import cohort as chest
 from experiments.hcc_recurrence import cohort as liver_cancer
+from experiments.hcc_recurrence.encoding import NINE_BITS
 from experiments.petct_nas import cohort as sarcoma
 from experiments.portal_hypertension import cohort as hypertension
-from fusion_jax.data import Batches, check_leakage, k_fold
-from fusion_jax.data.tabular import Number, fit
+from fusion_jax.data import Batches, check_leakage, encode, given, k_fold
+from fusion_jax.data.tabular import Number
 
 
 def first_batch(cohort, split, size=4):
@@ -24,13 +26,13 @@ def first_batch(cohort, split, size=4):
 
 def test_breast_mri():
     cohort = breast.make_cohort(400)
-    [split] = breast.published_split(cohort).splits
+    [split] = given(cohort, "split").splits
     sizes = [len(part) for part in (split.train, split.validation, split.test)]
     np.testing.assert_allclose(np.divide(sizes, 400), [0.614, 0.098, 0.288], atol=0.01)
     revealed = np.asarray(cohort.table["bi_rads"] == 6)
     assert revealed.any()
     assert "extent" not in set(cohort.table.loc[revealed, "indication"])
-    batch = first_batch(breast.encoded(cohort, split), split)
+    batch = first_batch(encode(cohort, split, COLUMNS)[0], split)
     assert batch.inputs["image"].shape == (4, 224, 224, 1)
     assert batch.inputs["clinical"].shape[1] == 33
     assert 0 <= batch.inputs["image"].min() < batch.inputs["image"].max() <= 1
@@ -42,7 +44,7 @@ def test_liver_cancer():
     splits = k_fold(cohort, 10, seed=0)
     split = splits.splits[0]
     assert len(set(cohort.take(split.rows(cohort).test).patient_id)) in (16, 17)
-    batch = first_batch(liver_cancer.encoded(cohort, split), split)
+    batch = first_batch(encode(cohort, split, NINE_BITS)[0], split)
     assert batch.inputs["image"].shape == (4, 64, 64, 3)
     assert batch.inputs["clinical"].shape == (4, 9)
     assert set(np.unique(batch.inputs["clinical"])) <= {0, 1}
@@ -53,18 +55,15 @@ def test_sarcoma():
     splits = k_fold(cohort, 6, seed=0)
     assert np.bincount(cohort.label).tolist() == [24, 24]
     split = splits.splits[0]
-    columns = [Number("age_years", unit="years")]
-    fitted = fit(columns, cohort.inputs, split.train, fold="f0", units=cohort.units)
-    values = fitted.apply(cohort.inputs, train_cases=split.train, units=cohort.units).values
-    batch = first_batch(cohort.with_source("clinical", values), split)
+    batch = first_batch(encode(cohort, split, [Number("age_years", unit="years")])[0], split)
     assert batch.inputs["pet"].shape == batch.inputs["ct"].shape == (4, 36, 28, 28, 1)
     assert 0 <= batch.inputs["pet"].min() < batch.inputs["pet"].max() <= 1
 
 
 def test_chest_xray():
     cohort = chest.make_cohort(60, size=64)
-    [split] = chest.published_split(cohort).splits
-    batch = first_batch(chest.encoded(cohort, split), split, size=8)
+    [split] = given(cohort, "split").splits
+    batch = first_batch(encode(cohort, split, chest.COLUMNS)[0], split, size=8)
     assert batch.inputs["image"].shape == (8, 64, 64, 3)
     assert batch.inputs["clinical"].shape == (8, 10)
     assert batch.target["boxes"].shape[2] == 4
@@ -76,10 +75,7 @@ def test_portal_hypertension():
     cohort = hypertension.make_cohort(10, size=48)
     assert hypertension.make_cohort().label.sum() == 119
     split = k_fold(cohort, 2, seed=0).splits[0]
-    columns = [Number(name) for name in cohort.inputs.columns]
-    fitted = fit(columns, cohort.inputs, split.train, fold="f0", units=cohort.units)
-    values = fitted.apply(cohort.inputs, train_cases=split.train, units=cohort.units).values
-    batch = first_batch(cohort.with_source("clinical", values), split)
+    batch = first_batch(encode(cohort, split, [Number(name) for name in cohort.inputs.columns])[0], split)
     assert batch.inputs["image"].shape == (4, 48, 48, 3)
     assert batch.inputs["clinical"].shape == (4, 3)
 

@@ -1,5 +1,6 @@
 """The one door to all readers: which of them a file needs, by its content and its name."""
 
+import functools
 import inspect
 import os
 import re
@@ -165,10 +166,15 @@ def _dicom_kind(path: str | os.PathLike[str]) -> str:
         return {"RTSTRUCT": "rtstruct", "SEG": "dicom_seg"}.get(str(dataset.get("Modality")), "dicom")
 
 
+@functools.cache
+def _options_of(name: str) -> tuple[str, ...]:
+    return tuple(one for one in inspect.signature(READERS[name].read).parameters if one != "path")
+
+
 def _check_options(path: ImagePath, name: str, options: Mapping[str, Any]) -> None:
     if name not in READERS:
         raise ValueError(f"reader is {name!r}; expected one of {', '.join(READERS)}.")
-    known = [one for one in inspect.signature(READERS[name].read).parameters if one != "path"]
+    known = _options_of(name)
     strange = [option for option in options if option not in known]
     if strange:
         raise TypeError(f"{path}: reader {name!r} has no option {strange[0]!r}; it has {', '.join(known)}.")
