@@ -437,7 +437,7 @@ def _unused(config: CohortConfig, paths: Mapping[str, list[str]], findings: list
 
 
 def _boxes(
-    config: CohortConfig, boxes: BoxesConfig, known: Sequence[str], findings: list[Finding], table: Any
+    config: CohortConfig, boxes: BoxesConfig, known: Sequence[Any], findings: list[Finding], table: Any
 ) -> tuple[list[Boxes] | None, tuple[str, ...]]:
     path = config.path.parent / boxes.file
     try:
