@@ -119,11 +119,14 @@ def _shifted(padded: Array, tap: Sequence[int], counts: Sequence[int], geometry:
 
 def _direct(x: Array, w: Array, geometry: Geometry) -> Array:
     space = "DHW"[-geometry.axes :]
+    if any(min(pads) < 0 for pads in geometry.pads):
+        # XLA 0.10.2 on CPU reads beyond the input of a 2-D convolution whose padding is negative.
+        x = _pad(x, [(min(lo, 0), min(hi, 0)) for lo, hi in geometry.pads])
     return lax.conv_general_dilated(
         x,
         w,
         geometry.strides,
-        geometry.pads,
+        [(max(lo, 0), max(hi, 0)) for lo, hi in geometry.pads],
         rhs_dilation=geometry.dilation,
         dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
         feature_group_count=geometry.groups,

@@ -485,6 +485,17 @@ def test_mapping_over_nothing_gives_nothing_of_the_right_shape(axes, groups):
     assert [a.shape for a in gradients] == [(0, *x.shape), (0, *w.shape)]
 
 
+@pytest.mark.parametrize("method", ["planes", "folded", "phases"])
+def test_nothing_is_read_beyond_an_input_that_is_cut(method):
+    """Phases of a strided gradient cut rows off; negative padding made XLA read other memory there."""
+    x, w, keywords = arguments(Case(3, 3, 2, 1, 1, False, "explicit"))
+    x, w = x.astype(np.float32), w.astype(np.float32)
+    y, pull = jax.vjp(lambda x: lax_conv(x, w, **keywords), x)
+    cotangent = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    [found] = jax.vjp(lambda x: conv(x, w, **keywords, method=method), x)[1](cotangent)
+    assert_close(found, pull(cotangent)[0], 1e-5)
+
+
 def test_a_window_larger_than_the_input_has_no_output():
     x, w = np.ones((3, 1, 2, 2, 1), np.float32), np.ones((3, 3, 1, 1), np.float32)
     valid = partial(conv, padding="VALID")
