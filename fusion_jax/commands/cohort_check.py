@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fusion_jax.commands._shared.screen import counted, progress_bar, results_folder
+from fusion_jax.commands._shared.screen import progress_bar, results_folder
+from fusion_jax.wording import counted, listed
 
 if TYPE_CHECKING:
     from fusion_jax.data.integrity import Report
@@ -163,7 +164,7 @@ def _sections(report: "Report", config: Config) -> list["Section"]:
     sections = []
     for severity, text in meaning.items():
         rows = [
-            (one.check, one.where or "table", SENTENCE + one.message, one.advice, _cases(one.cases))
+            (one.check, one.where or "table", SENTENCE + one.message, one.advice, listed(one.cases, IN_A_CELL))
             for one in report.findings
             if one.severity == severity
         ]
@@ -213,7 +214,9 @@ def _sections(report: "Report", config: Config) -> list["Section"]:
         items.insert(0, Table(("label", "class", "cases", "share"), classes, f"Labels of n = {facts['cases']} cases."))
     sections.append(Section("What is there", [], items))
     if report.duplicates:
-        rows = [(number, _cases(group)) for number, group in enumerate(report.duplicates[:MOST_GROUPS], start=1)]
+        rows = [
+            (number, listed(group, IN_A_CELL)) for number, group in enumerate(report.duplicates[:MOST_GROUPS], start=1)
+        ]
         table = Table(
             ("group", "cases"),
             rows,
@@ -236,11 +239,6 @@ def _sections(report: "Report", config: Config) -> list["Section"]:
     table = Table(("check", "what is asked", "found"), rows, "Every check that was made.")
     sections.append(Section("What was checked", [limits], [table]))
     return sections
-
-
-def _cases(cases: tuple[str, ...]) -> str:
-    more = f" and {len(cases) - IN_A_CELL} more" if len(cases) > IN_A_CELL else ""
-    return ", ".join(cases[:IN_A_CELL]) + more
 
 
 def _shapes(shapes: dict[str, int]) -> str:

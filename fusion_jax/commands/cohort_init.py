@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fusion_jax.commands._shared.screen import progress_bar
+from fusion_jax.wording import listed
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -141,7 +142,7 @@ def _report(sketch: "Sketch") -> None:
     print("Columns: " + ", ".join(f"{count} {role}" for role, count in roles.items()) + ".")
     print(f"Sources: {', '.join(sketch.sources)}.")
     for source, cases in sketch.lacking.items():
-        print(f"  {source} is missing in {len(cases)} case{'' if len(cases) == 1 else 's'}: {_few(cases)}")
+        print(f"  {source} is missing in {len(cases)} case{'' if len(cases) == 1 else 's'}: {listed(cases, SHOWN)}")
     if sketch.remarks:
         print("To decide or to look at:")
         for remark in sketch.remarks:
@@ -159,10 +160,6 @@ def _open(folder: Path) -> int:
     patients = len(set(cohort.patient_id.tolist()))
     print(f"It opens: {len(cohort)} cases of {patients} patients. Next: fusion-jax cohort check {folder}")
     return 0
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 # Scanner exports
@@ -221,12 +218,12 @@ def _from_export(config: Config, folder: Path, answers: "Answers", images: Path,
     parted = parted_patients(ids, dict(zip(cases, written[found.patient], strict=True)))
     for patient, parts in parted.items():
         print(
-            f"  - {patient!r} of the export is one patient, and {len(parts)} in the table: {_few(parts)}. Splits would "
-            "part them. Add a column with the patient, and name it with --patient"
+            f"  - {patient!r} of the export is one patient, and {len(parts)} in the table: {listed(parts, SHOWN)}. "
+            "Splits would part them. Add a column with the patient, and name it with --patient"
         )
     strange = [case for case in ids if case not in set(cases)]
     if strange:
-        print(f"The id map names {len(strange)} cases that the table lacks: {_few(strange)}")
+        print(f"The id map names {len(strange)} cases that the table lacks: {listed(strange, SHOWN)}")
     left_open = _report_selection(export, selection, len(cases))
     return max(_open(folder), left_open, int(bool(parted)))
 
@@ -278,7 +275,7 @@ def _report_selection(export: "Inventory", selection: "Selection", cases: int) -
     taken = {choice.series.patient_id for choice in selection.chosen}
     others = sorted({one.patient_id for one in export.series} - taken)
     if others:
-        print(f"Patients of the export that no case took a series from: {_few([repr(other) for other in others])}")
+        print(f"Patients of the export that no case took a series from: {listed(map(repr, others), SHOWN)}")
     return int(bool(missing or selection.ambiguous))
 
 

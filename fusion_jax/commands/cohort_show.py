@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
-from fusion_jax.commands._shared.screen import counted, file_name, progress_bar, results_folder
+from fusion_jax.commands._shared.screen import file_name, progress_bar, results_folder
+from fusion_jax.wording import counted
 
 if TYPE_CHECKING:
     from fusion_jax.data.cohort import Cohort

@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from fusion_jax.data.definition import Flow
 from fusion_jax.data.image import Image, UnreadableFile
+from fusion_jax.data.tables import as_word
+from fusion_jax.wording import listed
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
@@ -340,7 +342,7 @@ class Cohort:
         for name, source in self.sources.items():
             lines.append(f"  {name}: {source.kind}, {int(self.present[name].sum())} present")
         by_role = {role: self.columns(role) for role in get_args(Role)}
-        lines += [f"  {role}: {_shown(columns)}" for role, columns in by_role.items() if columns]
+        lines += [f"  {role}: {listed(columns, 8)}" for role, columns in by_role.items() if columns]
         return "\n".join(lines)
 
     def __len__(self) -> int:
@@ -414,7 +416,7 @@ class Cohort:
                 f"{self.name}: label {column!r} holds {broken}; expected classes. Derive a class from the number, or "
                 "declare its `levels`."
             )
-        words = [_word(cell) for cell in found]
+        words = [as_word(cell) for cell in found]
         levels = self.levels.get(column) or tuple(sorted(set(words), key=_by_number))
         code = {level: number for number, level in enumerate(levels)}
         for number, word in enumerate(words):
@@ -523,10 +525,6 @@ class Cohort:
         return digest.hexdigest()
 
 
-def _shown(columns: Sequence[str], most: int = 8) -> str:
-    return ", ".join(columns[:most]) + (f" and {len(columns) - most} more" if len(columns) > most else "")
-
-
 def _cell_bytes(column: Any) -> bytes:
     """Cells of a column: numbers as they lie in memory, which takes a fraction of the time, all others as text."""
     wide = {"b": np.int64, "i": np.int64, "u": np.uint64, "f": np.float64}
@@ -537,13 +535,6 @@ def _cell_bytes(column: Any) -> bytes:
         return f"{column.name} {values.dtype.str}".encode() + values.tobytes()
     cells = [None if gap else str(cell) for cell, gap in zip(column, column.isna(), strict=True)]
     return f"{column.name} {json.dumps(cells)}".encode()
-
-
-def _word(cell: Any) -> str:
-    """A cell as text; 1.0, as pandas holds an integer column with gaps, is the class 1."""
-    if isinstance(cell, float | np.floating) and float(cell).is_integer():
-        return str(int(cell))
-    return str(cell)
 
 
 def _by_number(word: str) -> tuple[float, str]:
@@ -562,7 +553,7 @@ def _as_ids(name: str, what: str, values: Iterable[Any], n: int) -> np.ndarray:
     gaps = np.flatnonzero(cells.isna())
     if len(gaps):
         raise ValueError(f"{name}: row {gaps[0]} has no {what} ({cells[gaps[0]]!r}); expected text for every case.")
-    return np.array([_word(cell) for cell in cells], dtype=np.str_)
+    return np.array([as_word(cell) for cell in cells], dtype=np.str_)
 
 
 def _check_length(name: str, what: str, values: Any, n: int) -> None:
@@ -651,7 +642,7 @@ def _check_roles(cohort: Cohort) -> None:
             )
         if cohort.role(column) != "label":  # those of labels are checked where they are coded
             cells = cohort.table[column]
-            strange = [cell for cell in cells.dropna().unique() if _word(cell) not in levels]
+            strange = [cell for cell in cells.dropna().unique() if as_word(cell) not in levels]
             if strange:
                 case = cohort.table.index[cells.eq(strange[0]).to_numpy().argmax()]
                 raise ValueError(

@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from fusion_jax import wording
+
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
@@ -255,15 +257,14 @@ def close_names(name: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[object], *, at_most: int = 5) -> str:
-    """The first few of many, for a message.
+    """The first few of many, texts in quotes, for a message.
 
     Example:
       >>> listed(["a", "b", "c"], at_most=2)
       "'a', 'b' and 1 more"
     """
-    everything = [repr(name if isinstance(name, int | float) else str(name)) for name in names]
-    rest = len(everything) - at_most
-    return ", ".join(everything[:at_most]) + (f" and {rest} more" if rest > 0 else "")
+    quoted = (repr(name if isinstance(name, int | float) else str(name)) for name in names)
+    return wording.listed(quoted, at_most)
 
 
 def _shown(text: str) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.records import write_json
+from fusion_jax.wording import listed
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
@@ -252,7 +253,8 @@ def leave_site_out(
     nowhere = [case for case, site in zip(cohort.case_id, cohort.site, strict=True) if not site]
     if nowhere:
         raise ValueError(
-            f"{cohort.name}: case {_shown(nowhere)} has no site ({len(nowhere)} in all). Fill it in, or leave them out."
+            f"{cohort.name}: case {listed(nowhere, SHOWN)} has no site ({len(nowhere)} in all). Fill it in, or "
+            "leave them out."
         )
     units = _units(cohort, by, groups)
     sites: dict[int, set[str]] = {}
@@ -301,7 +303,7 @@ def given(
     elif isinstance(parts, Mapping):
         lacking = [case for case in cohort.case_id if case not in parts]
         if lacking:
-            raise ValueError(f"{cohort.name}: no part for case {_shown(lacking)}; expected one for every case.")
+            raise ValueError(f"{cohort.name}: no part for case {listed(lacking, SHOWN)}; expected one for every case.")
         parts = [parts[case] for case in cohort.case_id]
     parts = ["validation" if part == "val" else part for part in parts]
     if len(parts) != len(cohort):
@@ -370,8 +372,8 @@ def load_splits(path: str | Path, cohort: Cohort) -> Splits:
     strange = [case for case in now if case not in splits.cases]
     if strange:
         raise ValueError(
-            f"{path}: case {_shown(strange)} of cohort {cohort.name} is not in the splits. Take the cases out, or draw "
-            "splits for this cohort under a new name."
+            f"{path}: case {listed(strange, SHOWN)} of cohort {cohort.name} is not in the splits. Take the cases out, "
+            "or draw splits for this cohort under a new name."
         )
     return splits
 
@@ -414,8 +416,8 @@ def check_leakage(
     strange = part_of.keys() - set(cohort.case_id)
     if strange:
         raise ValueError(
-            f"{_where(cohort, split)}: case {_shown(sorted(strange))} is not in the cohort; expected the cohort that "
-            "the split was drawn for, which says whose case it is."
+            f"{_where(cohort, split)}: case {listed(sorted(strange), SHOWN)} is not in the cohort; expected the cohort "
+            "that the split was drawn for, which says whose case it is."
         )
     total = len(split.train) + len(split.validation) + len(split.test)
     if len(part_of) < total:
@@ -428,14 +430,15 @@ def check_leakage(
         crossing = sorted(patient for patient, found in parts.items() if len(found) > 1)
         if crossing:
             raise ValueError(
-                f"{_where(cohort, split)}: {len(crossing)} patients are in more than one part ({_shown(crossing)}). "
-                "Split by patient, or say `patients='may cross'` to reproduce a protocol that leaks."
+                f"{_where(cohort, split)}: {len(crossing)} patients are in more than one part "
+                f"({listed(crossing, SHOWN)}). Split by patient, or say `patients='may cross'` to reproduce "
+                "a protocol that leaks."
             )
         for group in duplicates:
             found = {part_of[case] for case in group if case in part_of}
             if len(found) > 1:
                 raise ValueError(
-                    f"{_where(cohort, split)}: cases {_shown(group)} hold the same image and are in "
+                    f"{_where(cohort, split)}: cases {listed(group, SHOWN)} hold the same image and are in "
                     f"{' and '.join(sorted(found))}. Draw the splits with `groups` that keep them together."
                 )
     for name, record in (fitted or {}).items():
@@ -671,8 +674,3 @@ def _parse_split(content: Mapping[str, Any]) -> Split:
     train, validation, test = (tuple(content[part]) for part in PARTS)
     inner = tuple(_parse_split(division) for division in content["inner"])
     return Split(content["repeat"], content["fold"], train, validation, test, content["name"], inner)
-
-
-def _shown(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -17,7 +17,7 @@ from fusion_jax.data.image import UnreadableFile
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
-__all__ = ["TABLE_SUFFIXES", "as_written", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "as_word", "as_written", "read_table"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".xlsx", ".parquet")
 
@@ -158,9 +158,14 @@ def _check_header(path: Path, names: Sequence[Any]) -> None:
 
 def as_written(cell: Any) -> str:
     """An id as the sheet shows it: Excel holds 7 as 7.0."""
+    return as_word(cell).strip()
+
+
+def as_word(cell: Any) -> str:
+    """A cell as text; 1.0, as pandas holds an integer column with gaps, is 1."""
     if isinstance(cell, float | np.floating) and float(cell).is_integer():
         return str(int(cell))
-    return str(cell).strip()
+    return str(cell)
 
 
 def _is_date(cell: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusion_jax.commands.quality import Config
+from fusion_jax.wording import listed
 
 __all__ = ["CASE_ID", "Features", "Outcome", "check_features", "read_features", "read_outcome"]
 
@@ -398,5 +399,4 @@ def read_outcome(path: Path, features: Features) -> Outcome:
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
-    listed = ", ".join(repr(str(name)) for name in names[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+    return listed((repr(str(name)) for name in names), most)

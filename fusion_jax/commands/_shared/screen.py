@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Advance", "counted", "file_name", "progress_bar", "results_folder"]
+__all__ = ["Advance", "file_name", "progress_bar", "results_folder"]
 
 
 @runtime_checkable
@@ -48,8 +48,3 @@ def file_name(name: str) -> str:
     """The name of a cohort, source or column as that of a file."""
     kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).strip(".")
     return kept or "cohort"
-
-
-def counted(count: int, word: str) -> str:
-    """A number and its word, as in `1 case` and `2 cases`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fusion_jax.data.cohort import Cohort
-from fusion_jax.data.integrity.findings import Finding, listed
+from fusion_jax.data.integrity.findings import Finding
 from fusion_jax.data.plausible import find_mixed_units, find_quantity, range_in
+from fusion_jax.wording import listed
 
 __all__ = ["check_columns", "check_labels", "check_outcomes", "check_patients", "check_values", "column_summary"]
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-__all__ = ["CHECKS", "Finding", "Report", "Severity", "listed"]
+__all__ = ["CHECKS", "Finding", "Report", "Severity"]
 
 Severity = Literal["error", "warning", "note"]
 """An error makes results wrong or stops a run; a warning is for a person to judge; a note is good to know."""
@@ -155,15 +155,3 @@ class Report:
                 f"no integrity report ({type(error).__name__}: {error}); expected the integrity.json of "
                 "`fusion-jax cohort check`."
             ) from None
-
-
-def listed(words: Iterable[object], most: int = 4) -> str:
-    """The first few of a list, and how many more there are.
-
-    Example:
-      >>> listed(range(6))
-      '0, 1, 2, 3 and 2 more'
-    """
-    found = [str(word) for word in words]
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(found[:most]) + more

@@ -9,10 +9,11 @@ import numpy as np
 
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.integrity.duplicates import Pair, equal_groups, joined, near_pairs
-from fusion_jax.data.integrity.findings import Finding, Severity, listed
+from fusion_jax.data.integrity.findings import Finding, Severity
 from fusion_jax.data.integrity.opening import Opened
 from fusion_jax.data.integrity.pixels import ImageFacts
 from fusion_jax.data.plausible import IMAGE_RANGES
+from fusion_jax.wording import listed
 
 __all__ = ["check_duplicates", "check_images", "image_summary"]
 

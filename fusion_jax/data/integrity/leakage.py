@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fusion_jax.data.cohort import Cohort
-from fusion_jax.data.integrity.findings import Finding, Severity, listed
+from fusion_jax.data.integrity.findings import Finding, Severity
 from fusion_jax.data.integrity.pixels import ImageFacts
+from fusion_jax.wording import listed
 
 __all__ = ["area_under_curve", "check_confounding", "check_leaks", "cramers_v", "left_out_rates"]
 

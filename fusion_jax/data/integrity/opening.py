@@ -22,8 +22,9 @@ from fusion_jax.data.folder import (
     source_paths,
 )
 from fusion_jax.data.images.pipeline import Pipeline
-from fusion_jax.data.integrity.findings import Finding, listed
-from fusion_jax.data.tables import read_table
+from fusion_jax.data.integrity.findings import Finding
+from fusion_jax.data.tables import as_word, read_table
+from fusion_jax.wording import listed
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
@@ -265,7 +266,7 @@ def _levels(config: CohortConfig, roles: Mapping[str, str], table: Any, findings
     for column, levels in config.levels.items():
         if roles.get(column) != "label" or column not in table.columns:
             continue
-        strange = table[column].map(lambda cell, levels=levels: _word(cell) not in levels) & table[column].notna()
+        strange = table[column].map(lambda cell, levels=levels: as_word(cell) not in levels) & table[column].notna()
         if strange.any():
             shown = listed(f"{cell!r} in case {case}" for case, cell in table[column][strange].items())
             findings.append(
@@ -299,12 +300,6 @@ def _classes(config: CohortConfig, roles: Mapping[str, Role], table: Any, findin
             )
             kept[column] = "never"
     return kept
-
-
-def _word(cell: Any) -> str:
-    if isinstance(cell, float | np.floating) and float(cell).is_integer():
-        return str(int(cell))
-    return str(cell)
 
 
 def _usable_sources(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from fusion_jax.data.scanner_export.inventory import Inventory, Series
 from fusion_jax.data.scanner_export.rules import IdMap, Rule, Subject
+from fusion_jax.wording import listed
 
 __all__ = ["Choice", "Open", "Selection", "select_series"]
 
@@ -250,8 +251,7 @@ def _instead(series: Sequence[Series], name: str) -> str:
     values = [getattr(one, name) for one in series]
     found = [value for of_one in values for value in (of_one if isinstance(of_one, tuple) else (of_one,))]
     shown = list(dict.fromkeys(_word(value) for value in found))
-    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-    return f"; found {', '.join(shown[:SHOWN]) or 'none'}{more}"
+    return f"; found {listed(shown, SHOWN) or 'none'}"
 
 
 def _word(value: object) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusion_jax.data.cohort import Role
 from fusion_jax.data.readers import READERS
+from fusion_jax.wording import listed
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
@@ -181,8 +182,7 @@ def check_named(column: str, columns: Any, *, option: str, where: str) -> None:
     """
     if column not in columns:
         close = difflib.get_close_matches(column, list(columns), n=1, cutoff=0.5)
-        more = f" and {len(columns) - 15} more" if len(columns) > 15 else ""
-        hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(columns[:15])}{more}."
+        hint = f"Did you mean {close[0]!r}?" if close else f"It has {listed(columns, 15)}."
         raise ValueError(f"{where}: no column {column!r} ({option}). {hint}")
 
 

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-import numpy as np
-
 from fusion_jax.data.cohort import Role
 from fusion_jax.data.config import DEFINITION, read_config
 from fusion_jax.data.sketch.columns import Column, Ids, check_named, find_ids, look_at_columns
 from fusion_jax.data.sketch.files import FoundSource, Matches, braced, closest, find_sources, list_files, match_files
-from fusion_jax.data.tables import read_table
+from fusion_jax.data.tables import as_word, read_table
+from fusion_jax.wording import listed
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
@@ -420,13 +419,15 @@ def _remarks(ids: Ids, columns: Sequence[Column], matches: Matches | None, with_
         remarks.append(f"no column looks like the patient: every {ids.case} counts as one. Name it with --patient")
     for label in dict.fromkeys(c.tells for c in columns if c.role == "input" and c.tells):
         telling = [c.name for c in columns if c.role == "input" and c.tells == label]
-        remarks.append(f"inputs that tell {label} without error: {_few(telling)}. Known before it? (under [roles])")
+        remarks.append(
+            f"inputs that tell {label} without error: {listed(telling, 8)}. Known before it? (under [roles])"
+        )
     mend = [c.name for c in columns if c.role == "never" and c.to_mend]
     if mend:
-        remarks.append(f"numbers that cannot be read as such: {_few(mend)} (which cells: under [roles])")
+        remarks.append(f"numbers that cannot be read as such: {listed(mend, 8)} (which cells: under [roles])")
     units = [c.name for c in columns if c.role == "input" and c.needs_unit and c.name not in with_units]
     if units:
-        remarks.append(f"units unknown: {_few(units)} (under [units])")
+        remarks.append(f"units unknown: {listed(units, 8)} (under [units])")
     if matches is not None:
         for name, ids_of in matches.ambiguous[:SHOWN]:
             remarks.append(f"{name} carries the ids of {' and '.join(ids_of)}: left out")
@@ -435,10 +436,6 @@ def _remarks(ids: Ids, columns: Sequence[Column], matches: Matches | None, with_
         if matches.unmatched:
             remarks.append(f"{len(matches.unmatched)} files of no case, such as {matches.unmatched[0]}")
     return remarks
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 # The text
@@ -539,7 +536,7 @@ def _level_lines(columns: Sequence[Column], cells: "pandas.DataFrame", former: M
     lines = [*_pairs(known)]
     for column in columns:
         if column.role == "label" and column.name not in known and column.name in cells.columns:
-            levels = sorted({_word(cell) for cell in cells[column.name].dropna()}, key=_level_order)
+            levels = sorted({as_word(cell) for cell in cells[column.name].dropna()}, key=_level_order)
             note = "the last is the positive one: confirm" if len(levels) == 2 else "in this order: confirm"
             lines.append(f"{_key(column.name)} = {toml(levels)}  # {note}")
     return ["", "[levels]", *lines] if lines else []
@@ -550,13 +547,6 @@ def _level_order(level: str) -> tuple[Any, ...]:
         return 0, float(level), level
     except ValueError:
         return 1, level.lower() not in NEGATIVE, level
-
-
-def _word(cell: Any) -> str:
-    """As a cohort reads a class: 1.0, as a column of integers with gaps has it, is 1."""
-    if isinstance(cell, float | np.floating) and float(cell).is_integer():
-        return str(int(cell))
-    return str(cell)
 
 
 def _block_lines(block: _Block) -> list[str]:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from fusion_jax.wording import counted, listed
+
 __all__ = ["TrainingCases", "check_fit"]
 
 SHOWN = 5
@@ -88,11 +90,11 @@ class TrainingCases:
         problems = []
         if strangers:
             named = f", among them {shown(leaked)}" if leaked else ""
-            problems.append(f"it was fitted on {_cases(strangers)} outside that training set{named}")
+            problems.append(f"it was fitted on {counted(strangers, 'case')} outside that training set{named}")
         if unfitted:
-            problems.append(f"it has not seen {_cases(len(unfitted))} of it ({shown(unfitted)})")
+            problems.append(f"it has not seen {counted(len(unfitted), 'case')} of it ({shown(unfitted)})")
         raise ValueError(
-            f"{what} was fitted in fold {self.fold!r} on {_cases(len(self))}, but the fold in hand trains on "
+            f"{what} was fitted in fold {self.fold!r} on {counted(len(self), 'case')}, but the fold in hand trains on "
             f"{len(ids)}: {', and '.join(problems)}. Fit again on the training cases of this fold, or "
             "load what was fitted there."
         )
@@ -145,8 +147,7 @@ def unique_ids(case_ids: Iterable[Any], *, what: str) -> list[str]:
 
 def shown(names: list[str]) -> str:
     """The first few names, quoted, long ones cut, and how many more there are."""
-    text = ", ".join(repr(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…") for name in names[:SHOWN])
-    return text if len(names) <= SHOWN else f"{text} and {len(names) - SHOWN} more"
+    return listed((repr(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…") for name in names), SHOWN)
 
 
 def _repeated(ids: list[str]) -> list[str]:
@@ -156,7 +157,3 @@ def _repeated(ids: list[str]) -> list[str]:
             twice[case] = None
         seen.add(case)
     return list(twice)
-
-
-def _cases(count: int) -> str:
-    return f"{count} case{'' if count == 1 else 's'}"
