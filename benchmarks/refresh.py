@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.timing import read_results, render_results
 
-SCRIPTS = ("density", "gamma_sweep", "conv", "detection_kernels", "data_loading")
+SCRIPTS = ("density", "gamma_sweep", "conv", "detection_kernels", "data_loading", "bootstrap", "box_evaluation")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 BEGIN, END = "<!-- measured: written by benchmarks.refresh -->", "<!-- end of measured -->"
 HEADING = "## benchmarks."

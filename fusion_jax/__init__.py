@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fusion_jax import arrays, commands, data, encoders, ops, quality, records, reporting
+    from fusion_jax import arrays, commands, data, encoders, evaluation, ops, quality, records, reporting
     from fusion_jax.cpu import tune_cpu
+    from fusion_jax.evaluation import evaluate
     from fusion_jax.quality import FusionQuality, fusion_quality, plan_encoding, sweep_gamma
 
 __version__ = "0.1.0"
@@ -20,6 +21,8 @@ __all__ = [
     "commands",
     "data",
     "encoders",
+    "evaluate",
+    "evaluation",
     "fusion_quality",
     "ops",
     "plan_encoding",
@@ -30,9 +33,12 @@ __all__ = [
     "tune_cpu",
 ]
 
-_PACKAGES = frozenset({"arrays", "commands", "data", "encoders", "ops", "quality", "records", "reporting"})
+_PACKAGES = frozenset(
+    {"arrays", "commands", "data", "encoders", "evaluation", "ops", "quality", "records", "reporting"}
+)
 _HOMES = dict.fromkeys(("FusionQuality", "fusion_quality", "plan_encoding", "sweep_gamma"), "fusion_jax.quality") | {
-    "tune_cpu": "fusion_jax.cpu"
+    "evaluate": "fusion_jax.evaluation",
+    "tune_cpu": "fusion_jax.cpu",
 }
 
 

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fusion_jax
+from fusion_jax.commands.main import COMMANDS
 from tests.helpers import ROOT, declared_requirements
 
 LOCK = ROOT / "requirements-dev.lock"
@@ -33,8 +34,6 @@ README_BLOCKS = [
 ]
 
 COMMANDS_FOLDER = Path(fusion_jax.__file__).parent / "commands"
-COMMANDS = sorted({path.stem.replace("_", " ") for path in COMMANDS_FOLDER.glob("*.py")} - {"  init  ", "main"})
-"""One file per command."""
 
 HEAVY = ("jax", "jaxlib", "flax", "scipy", "pandas", "sklearn", "matplotlib", "pyarrow")
 """Modules that take a good part of a second to import."""
@@ -75,6 +74,11 @@ def test_an_unknown_name_says_what_there_is():
     misspelt = "fusion_qualty"
     with pytest.raises(AttributeError, match=r"no attribute 'fusion_qualty'; it offers .*fusion_quality"):
         getattr(fusion_jax, misspelt)
+
+
+def test_every_command_has_a_file_and_every_file_a_command():
+    files = {path.stem for path in COMMANDS_FOLDER.glob("*.py")} - {"__init__", "main"}
+    assert files == {re.sub("[ -]", "_", name) for name in COMMANDS}
 
 
 @pytest.mark.parametrize(

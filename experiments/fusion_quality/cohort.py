@@ -89,9 +89,7 @@ def measure_cohort(config: Config, advance: Callable[[str], None]) -> dict[str, 
     advance("relating source bias to the outcome")
     outcome = table["distant_metastases"].to_numpy(bool)
     covariates = np.column_stack([np.log(table["tumour_volume_ml"].to_numpy(float)), _pet_spacing(table)])
-    relations = [
-        relate(name, values, outcome, covariates, config) for name, values in _biases(before, after, outcome.size)
-    ]
+    relations = [relate(name, values, outcome, covariates, config) for name, values in _biases(before, after)]
     return {
         "patients": list(sample.patient_id),
         "outcome": outcome,
@@ -148,7 +146,7 @@ def _pet_spacing(table: Any) -> np.ndarray:
     return table["pet_spacing_in_plane_mm"].to_numpy(float)
 
 
-def _biases(before: FusionQuality, after: FusionQuality, cases: int) -> Iterator[tuple[str, np.ndarray]]:
+def _biases(before: FusionQuality, after: FusionQuality) -> Iterator[tuple[str, np.ndarray]]:
     for stage, quality in (("before", before), ("after", after)):
         for name, bias in quality.total_variation.items():
             yield f"TV of {name}, {stage}", np.asarray(bias, float)

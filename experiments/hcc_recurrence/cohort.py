@@ -33,11 +33,16 @@ class AlignedPhases:
         windowed = window(stacked, low=LOW_HU, high=HIGH_HU)
         return normalise_channels(windowed, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
+    def identity(self) -> str:
+        """Which images these are; hashes the phases, so it is asked only where a fingerprint is."""
+        return f"{self.cohort.fingerprint} {self.size}"
+
 
 def make_cohort(n: int = 167, *, size: int = 224, seed: int = 0) -> Cohort:
     """Slices of `n` patients, `(size, size, 3)`: the lesion in the plain, arterial and portal phase."""
     phases = liver_cancer_ct(n, seed=seed).cohort
-    source = Lazy(AlignedPhases(phases, size), np.arange(len(phases)), "image", f"{phases.fingerprint} {size}")
+    aligned = AlignedPhases(phases, size)
+    source = Lazy(aligned, np.arange(len(phases)), "image", aligned.identity)
     return dataclasses.replace(
         phases.with_source("image", source).only("image", "clinical"), boxes=None, box_classes=()
     )

@@ -39,9 +39,14 @@ class LobeSurface:
         )
         return window(surface, low=LOW_HU, high=HIGH_HU)
 
+    def identity(self) -> str:
+        """Which images these are; hashes the volumes, so it is asked only where a fingerprint is."""
+        return f"{self.cohort.fingerprint} {self.size}"
+
 
 def make_cohort(n: int = 198, *, size: int = 224, seed: int = 0) -> Cohort:
     """Liver surfaces `(size, size, 3)` in [0, 1] and three blood markers."""
     volumes = portal_hypertension_ct(n, seed=seed).cohort
-    source = Lazy(LobeSurface(volumes, size), np.arange(len(volumes)), "image", f"{volumes.fingerprint} {size}")
+    surfaces = LobeSurface(volumes, size)
+    source = Lazy(surfaces, np.arange(len(volumes)), "image", surfaces.identity)
     return volumes.with_source("image", source).only("image", "clinical")

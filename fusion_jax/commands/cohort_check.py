@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fusion_jax.commands._shared.screen import progress_bar, results_folder
+from fusion_jax.commands._shared.screen import checked_folder, progress_bar, results_folder
 from fusion_jax.wording import counted, listed
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def run(config: Config) -> int:
 
     if config.workers < 1:
         raise ValueError(f"--workers is {config.workers}; expected 1 or more.")
-    results_folder("", config.out)  # before the work, not after it
+    if config.out is not None:
+        checked_folder(config.out)  # before the work, not after it
     with progress_bar("reading the table") as advance:
         report = check_cohort(
             config.folder,

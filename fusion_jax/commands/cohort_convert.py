@@ -90,7 +90,7 @@ def check_same(cohort: "Cohort", again: "Cohort", progress: Callable[[int, int],
     import numpy as np
     import pandas as pd
 
-    for what in ("name", "case_id", "roles", "units", "box_classes", "flow"):
+    for what in ("name", "case_id", "roles", "units", "box_classes", "boxes_of", "flow"):
         first, second = getattr(cohort, what), getattr(again, what)
         if first != second:
             raise ValueError(f"shards: {what} differs: {second!r} for {first!r}. Report this with the cohort.toml.")

@@ -7,6 +7,7 @@ is heavy inside `run`, so that help comes at once.
 import difflib
 import logging
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,8 @@ COMMANDS = {
     "cohort show": "contact sheet of images with masks, boxes and clinical values, and histograms",
     "cohort table": "the study's Table 1 and the flow diagram of its patients",
     "cohort convert": "write a cohort as array_record shards, for random access at any size",
+    "evaluate": "judge predictions: metrics with intervals, paired tests, did fusion help",
+    "evaluate-boxes": "judge detected boxes: COCO's AP and AR, IoBB, FROC, with intervals over patients",
     "quality": "measure how balanced a fusion of two or more data sources is",
 }
 
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = f"unknown command {name!r}{hint}" if name else "no command"
         print(f"fusion-jax: {found}. `fusion-jax --help` lists the commands.", file=sys.stderr)
         return 2
-    command = import_module(f"fusion_jax.commands.{name.replace(' ', '_')}")
+    command = import_module(f"fusion_jax.commands.{re.sub('[ -]', '_', name)}")
     try:
         config = tyro.cli(command.Config, args=options, prog=f"fusion-jax {name}")
         tune_cpu()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fusion_jax.commands._shared.screen import checked_folder
+
 if TYPE_CHECKING:
     from fusion_jax.commands._quality.measure import Results
 
@@ -80,9 +82,7 @@ def run(config: Config) -> int:
     features = read_features(config.features)
     check_features(features, config)
     outcome = None if config.outcome is None else read_outcome(config.outcome, features)
-    if config.out.exists() and not config.out.is_dir():
-        raise ValueError(f"--out {config.out} is a file; expected a folder, or a name for a new one.")
-    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    checked_folder(config.out).mkdir(parents=True, exist_ok=True)  # before the work, not after it
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

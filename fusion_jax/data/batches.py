@@ -71,15 +71,15 @@ class Batches:
             raise ValueError(f"rows have to be some of 0 to {len(self.cohort) - 1}, and at least one.")
         if not isinstance(self.seed, tuple):
             raise ValueError(f"seed is {self.seed!r}; expected a tuple of whole numbers, such as (0,).")
-        if self.sampler == "balanced" and not (self.targets and self.cohort.columns("label")):
-            raise ValueError(f"{self.cohort.name}: the balanced sampler needs a label and targets=True.")
         for name, source in self.cohort.sources.items():
             if isinstance(source, Columns):
                 raise ValueError(
                     f"{self.cohort.name}: source {name!r} holds columns of the table, not numbers. Fit an encoder on "
                     "the training cases (`fusion_jax.data.tabular`), then put its values in with `cohort.with_source`."
                 )
-        self._labels  # noqa: B018 - refuse cases without a label now, not at the step that meets them
+        # Asked for now, which refuses cases without a label here and not at the step that meets them.
+        if "label" not in self._labels and self.sampler == "balanced":
+            raise ValueError(f"{self.cohort.name}: the balanced sampler needs a label and targets=True.")
 
     @cached_property
     def steps_per_epoch(self) -> int:

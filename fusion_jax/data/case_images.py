@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fusion_jax.data.cohort import Arrays, Cohort, Lazy
+from fusion_jax.data.cohort import Arrays, Cohort, Lazy, Source
 from fusion_jax.data.image import Image
 from fusion_jax.data.images.pipeline import Pipeline, Step, build_pipeline
-from fusion_jax.data.moved_boxes import check_moves, move_boxes, moves_pixels
+from fusion_jax.data.moved_boxes import check_moves, moved_boxes, moves_pixels
 
 __all__ = ["FILE_SUFFIX", "CaseImages", "check_needs", "in_memory", "preprocessed"]
 
@@ -145,10 +145,25 @@ def preprocessed(cohort: Cohort, steps: Mapping[str, Iterable[Step]]) -> Cohort:
     made = CaseImages(functools.partial(_stored, cohort), pipelines)
     for name, pipeline in pipelines.items():
         source = cohort.sources[name]
-        identity = f"{source.fingerprint()} {pipeline.steps}"
+        identity = _Identity(source, str(pipeline.steps))
         lazy = Lazy(functools.partial(made, name), np.arange(len(cohort)), source.kind, identity)
         cohort = cohort.with_source(name, lazy)
     return cohort
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Identity:
+    """What a source holds and what is done to it: hashes its data when first asked, once for all folds."""
+
+    source: Source
+    steps: str
+
+    def __call__(self) -> str:
+        return self._text
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return f"{self.source.fingerprint()} {self.steps}"
 
 
 def _with_moved_boxes(cohort: Cohort, pipelines: Mapping[str, Pipeline]) -> Cohort:
@@ -165,11 +180,13 @@ def _with_moved_boxes(cohort: Cohort, pipelines: Mapping[str, Pipeline]) -> Coho
         )
     steps = pipelines[of].steps
     check_moves(steps, pipelines[of].where)
-    moved = [
-        move_boxes(boxes, steps, cohort.image(of, row).values.shape[:2]) if cohort.present[of][row] else boxes
-        for row, boxes in enumerate(cohort.boxes or ())
-    ]
-    return dataclasses.replace(cohort, boxes=moved)
+    plane = functools.partial(_plane, cohort, of)
+    return dataclasses.replace(cohort, boxes=moved_boxes(cohort.boxes or (), steps, cohort.present[of], plane))
+
+
+def _plane(cohort: Cohort, name: str, row: int) -> tuple[int, ...]:
+    """Rows and columns of an image."""
+    return cohort.image(name, row).values.shape[:2]
 
 
 def in_memory(
@@ -193,7 +210,9 @@ def in_memory(
         if progress is not None:
             progress(row + 1, len(cohort))
     for name, images in read.items():
-        first = next(image for image in images if image is not None)
+        first = next((image for image in images if image is not None), None)
+        if first is None:
+            continue  # no case has it: nothing to keep
         empty = first._replace(values=first.values[:0])
         filled = [empty if image is None else image for image in images]
         source = Arrays(

@@ -562,7 +562,7 @@ def _check_length(name: str, what: str, values: Any, n: int) -> None:
 
 
 def _as_source(name: str, values: Any) -> tuple[Source, Bool[np.ndarray, "n"]]:
-    if isinstance(values, Arrays | Lazy | Columns) or hasattr(values, "fingerprint"):
+    if isinstance(values, Source):
         return values, np.ones(len(values), bool)
     if not isinstance(values, Sequence) and hasattr(values, "__array__"):
         values = np.asarray(values)  # arrays of JAX and torch, and data frames, which iterate over their columns

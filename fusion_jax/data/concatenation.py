@@ -21,7 +21,7 @@ def concatenate(cohorts: Sequence[Cohort], *, name: str) -> Cohort:
     site of its own, so that one hospital can be left out.
 
     Args:
-      cohorts: two or more, with different case ids; a patient of several is one patient.
+      cohorts: one or more, with different case ids; a patient of several is one patient.
       name: of the result.
 
     Raises:
@@ -50,9 +50,12 @@ def concatenate(cohorts: Sequence[Cohort], *, name: str) -> Cohort:
     levels = _agreed(
         cohorts, name, "classes of label", [{c: o.codes(c)[1] for c in o.columns("label")} for o in cohorts]
     )
+    others = [{c: words for c, words in o.levels.items() if o.role(c) != "label"} for o in cohorts]
+    levels |= _agreed(cohorts, name, "levels of column", others)
     kinds = _agreed(cohorts, name, "kind of source", [{s: x.kind for s, x in o.sources.items()} for o in cohorts])
-    classes = _agreed(cohorts, name, "classes of", [{"boxes": o.box_classes} for o in cohorts if o.boxes is not None])
-    boxes_of = _agreed(cohorts, name, "image of", [{"boxes": o.boxes_of} for o in cohorts if o.boxes is not None])
+    boxed = [o for o in cohorts if o.boxes is not None]
+    classes = _agreed(boxed, name, "classes of", [{"boxes": o.box_classes} for o in boxed])
+    boxes_of = _agreed(boxed, name, "image of", [{"boxes": o.boxes_of} for o in boxed])
     nothing = Boxes(np.zeros((0, 4)), np.zeros(0, np.int32))
     return Cohort(
         name=name,
@@ -122,7 +125,7 @@ def _joined(cohorts: Sequence[Cohort], source: str, kind: Kind, name: str) -> So
 def _agreed(cohorts: Sequence[Cohort], name: str, what: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The union of mappings that do not contradict each other."""
     agreed: dict[str, Any] = {}
-    for cohort, own in zip(cohorts, found, strict=False):
+    for cohort, own in zip(cohorts, found, strict=True):
         for key, value in own.items():
             if agreed.setdefault(key, value) != value:
                 raise ValueError(

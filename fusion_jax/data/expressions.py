@@ -540,7 +540,7 @@ def _series(values: Values, like: "pandas.DataFrame | pandas.Series") -> "pandas
             texts[values.missing] = None
             return pd.Series(texts, index=like.index)
         case "date":
-            dates = np.where(values.missing, np.datetime64("NaT"), values.data.astype("datetime64[us]"))
+            dates = np.where(values.missing, np.datetime64("NaT", "us"), values.data.astype("datetime64[us]"))
             return pd.Series(dates, index=like.index)
         case "nothing":
             return pd.Series(np.nan, index=like.index, dtype=np.float64)

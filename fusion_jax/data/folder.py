@@ -18,17 +18,29 @@ from jaxtyping import Bool
 from fusion_jax.data.case_images import FILE_SUFFIX, CaseImages, check_needs
 from fusion_jax.data.cohort import Boxes, Cohort, Columns, Lazy
 from fusion_jax.data.config import BoxesConfig, CohortConfig, SourceConfig, read_config
-from fusion_jax.data.definition import Definition, apply_definition, check_roles, parse_definition
+from fusion_jax.data.definition import Definition, Flow, apply_definition, check_roles, parse_definition
 from fusion_jax.data.image import Image, UnreadableFile
 from fusion_jax.data.images.pipeline import Pipeline, build_pipeline
-from fusion_jax.data.moved_boxes import check_moves, move_boxes, moves_pixels
+from fusion_jax.data.moved_boxes import check_moves, moved_boxes, moves_pixels
 from fusion_jax.data.readers import peek_image, read_image
 from fusion_jax.data.tables import as_written, read_table
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
-__all__ = ["CaseFiles", "case_options", "existing", "open_cohort", "path_columns", "source_paths"]
+__all__ = [
+    "CaseFiles",
+    "assemble",
+    "build_pipelines",
+    "case_files",
+    "case_options",
+    "define",
+    "existing",
+    "has_values",
+    "open_cohort",
+    "path_columns",
+    "source_paths",
+]
 
 ON_AN_IMAGE = ("rtstruct", "dicom_seg")
 """Readers of masks that need the image they lie on."""
@@ -52,25 +64,51 @@ def open_cohort(folder: str | Path, *, missing: str = "error") -> Cohort:
         raise ValueError(f"missing is {missing!r}; expected 'error' or 'absent'.")
     config = read_config(folder)
     pipelines = build_pipelines(config)
-    table, flow = defined_table(config)
-    options = {name: case_options(source.options, table) for name, source in config.sources.items()}
+    definition = parse_definition(config.definition, where=str(config.path))
+    table, flow = defined_table(config, definition)
     paths = {name: source_paths(config, name, table) for name, source in config.sources.items() if not source.columns}
     there = {name: existing(found) for name, found in paths.items()}
     if missing == "error":
         _check_files(config, table, paths, there)
-    dropped = [case for step in flow.steps for reason in step.dropped for case in reason.case_id]
-    boxes, box_classes = (None, ()) if config.boxes is None else _read_boxes(config, config.boxes, table.index, dropped)
-    files = CaseFiles(paths, options, dict(config.sources), pipelines)
-    if boxes is not None and config.boxes is not None:
-        boxes = _moved(config.boxes.of, boxes, files, there)
+    files = case_files(config, table, paths, pipelines)
+    boxes, box_classes = None, ()
+    if config.boxes is not None:
+        dropped = [case for step in flow.steps for reason in step.dropped for case in reason.case_id]
+        boxes, box_classes = _read_boxes(config, config.boxes, table.index, dropped)
+        of = config.boxes.of
+        # Sizes come from the headers of the files.
+        boxes = moved_boxes(boxes, pipelines[of].steps, there[of], functools.partial(files.plane, of))
+    config = config._replace(units={**definition.units, **config.units})
+    return assemble(config, table, files, there, boxes=boxes, box_classes=box_classes, flow=flow)
+
+
+def assemble(
+    config: CohortConfig,
+    table: "pandas.DataFrame",
+    files: "CaseFiles",
+    there: Mapping[str, Bool[np.ndarray, "n"]],
+    *,
+    boxes: list[Boxes] | None,
+    box_classes: tuple[str, ...],
+    flow: Flow | None,
+) -> Cohort:
+    """The cohort of what was found in a folder.
+
+    Args:
+      config: whose roles, levels and sources are those of `table`; its units are of all columns.
+      table: one row a case, indexed by case.
+      files: reads the images of these cases.
+      there: image source to the cases that have it, shape `(n,)`.
+      boxes, box_classes, flow: as those of `Cohort`.
+    """
     rows = np.arange(len(table))
     sources, present = {}, {}
     for name, source in config.sources.items():
         if source.columns is not None:
             sources[name] = Columns(source.columns, len(table))
-            present[name] = np.asarray(table[list(source.columns)].notna().any(axis=1))
+            present[name] = has_values(table, source.columns)
         else:
-            identity = functools.partial(_identity, config, paths[name])
+            identity = functools.partial(_identity, config, files.paths[name])
             sources[name] = Lazy(functools.partial(files.read, name), rows, source.kind, identity)
             present[name] = there[name]
     return Cohort(
@@ -81,45 +119,26 @@ def open_cohort(folder: str | Path, *, missing: str = "error") -> Cohort:
         roles={column: role for column, role in config.roles.items() if column != config.case},
         sources=sources,
         present=present,
-        units={
-            **parse_definition(config.definition).units,
-            **config.units,
-            **{name: source.unit for name, source in config.sources.items() if source.unit},
-        },
+        units={**config.units, **{name: source.unit for name, source in config.sources.items() if source.unit}},
         levels=config.levels,
         boxes=boxes,
         box_classes=box_classes,
-        boxes_of="" if config.boxes is None else config.boxes.of,
+        boxes_of=config.boxes.of if config.boxes is not None and config.boxes.of in sources else "",
         flow=flow,
     )
 
 
-def _moved(
-    of: str,
-    boxes: list[Boxes],
-    files: "CaseFiles",
-    there: Mapping[str, Bool[np.ndarray, "n"]],
-) -> list[Boxes]:
-    """Boxes on the preprocessed images; sizes come from the headers of the files."""
-    steps, source = files.pipelines[of].steps, files.sources[of]
-    if not moves_pixels(steps):
-        return boxes
-    moved = []
-    for row, own in enumerate(boxes):
-        if len(own.corners) and there[of][row]:
-            header = peek_image(files.paths[of][row], reader=source.reader, **files.options[of][row])
-            own = move_boxes(own, steps, header.shape[:2])
-        moved.append(own)
-    return moved
+def has_values(table: "pandas.DataFrame", columns: Sequence[str]) -> Bool[np.ndarray, "n"]:
+    """Whether each case has a value in any of the columns."""
+    return np.asarray(table[list(columns)].notna().any(axis=1))
 
 
-def defined_table(config: CohortConfig) -> tuple["pandas.DataFrame", Any]:
+def defined_table(config: CohortConfig, definition: Definition) -> tuple["pandas.DataFrame", Flow]:
     """The table of a cohort folder after its definition, indexed by case, and the flow that led there.
 
     Raises:
       FileNotFoundError, ValueError: see `open_cohort`.
     """
-    definition = parse_definition(config.definition, where=str(config.path))
     check_roles(definition, config.roles)
     path = config.path.parent / config.table
     ids = [column for column in (config.case, config.patient, config.site) if column]
@@ -135,6 +154,15 @@ def defined_table(config: CohortConfig) -> tuple["pandas.DataFrame", Any]:
         )
     table = table.set_index(config.case)
     table.index.name = "case_id"
+    return define(config, table, definition)
+
+
+def define(config: CohortConfig, table: "pandas.DataFrame", definition: Definition) -> tuple["pandas.DataFrame", Flow]:
+    """Apply a definition to the table, indexed by case; other tables that it names lie in the folder.
+
+    Raises:
+      FileNotFoundError, ValueError: see `apply_definition`.
+    """
     patient = config.patient if config.patient != config.case else None
     return apply_definition(table, definition, read_table=functools.partial(_read, config), patient=patient)
 
@@ -213,6 +241,17 @@ def build_pipelines(config: CohortConfig) -> dict[str, Pipeline]:
     return pipelines
 
 
+def case_files(
+    config: CohortConfig,
+    table: "pandas.DataFrame",
+    paths: Mapping[str, Sequence[str]],
+    pipelines: Mapping[str, Pipeline],
+) -> "CaseFiles":
+    """The reader of the files at `paths`, with the options that the table gives for every case."""
+    options = {name: case_options(config.sources[name].options, table) for name in paths}
+    return CaseFiles(paths, options, dict(config.sources), pipelines)
+
+
 class CaseFiles:
     """Reads and preprocesses the image files of a case; loader workers get it by pickle."""
 
@@ -238,6 +277,11 @@ class CaseFiles:
             raise
         except ValueError as error:
             raise ValueError(f"{self.paths[name.removesuffix(FILE_SUFFIX)][row]}: {error}") from error
+
+    def plane(self, name: str, row: int) -> tuple[int, ...]:
+        """Rows and columns of an image file, from its header."""
+        options = self.options[name][row]
+        return peek_image(self.paths[name][row], reader=self.sources[name].reader, **options).shape[:2]
 
     def _from_file(self, images: CaseImages, name: str, row: int) -> Image:
         source = self.sources[name]

@@ -1,13 +1,14 @@
 """Boxes that follow the preprocessing of their image, as far as sizes alone tell where its pixels go."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from jaxtyping import Bool
 
 from fusion_jax.data.cohort import Boxes
 from fusion_jax.data.images.pipeline import Step
 
-__all__ = ["check_moves", "move_boxes", "moves_pixels"]
+__all__ = ["check_moves", "move_boxes", "moved_boxes", "moves_pixels"]
 
 STILL = frozenset(
     {
@@ -49,6 +50,29 @@ def check_moves(steps: Iterable[Step], where: str) -> None:
                 f"{where}[{number}]: boxes do not follow {step['op']!r}{' around a mask' if 'mask' in step else ''}; "
                 f"expected {', '.join(FOLLOWED)} without a mask. Apply the step to files and boxes beforehand."
             )
+
+
+def moved_boxes(
+    boxes: Sequence[Boxes],
+    steps: Iterable[Step],
+    present: Bool[np.ndarray, "n"],
+    shape: Callable[[int], Sequence[int]],
+) -> list[Boxes]:
+    """Boxes of every case on its image after the steps.
+
+    Args:
+      boxes: one entry a case, in pixels of the image before the steps.
+      steps: of the image, checked by `check_moves`.
+      present: whether each case has the image, shape `(n,)`; boxes of the others stay as they are.
+      shape: from a row to rows and columns of its image before the steps; asked only where there are boxes to move.
+    """
+    steps = tuple(steps)
+    if not moves_pixels(steps):
+        return list(boxes)
+    return [
+        move_boxes(own, steps, shape(row)) if present[row] and len(own.corners) else own
+        for row, own in enumerate(boxes)
+    ]
 
 
 def move_boxes(boxes: Boxes, steps: Iterable[Step], shape: Sequence[int]) -> Boxes:

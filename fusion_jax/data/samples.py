@@ -1,7 +1,7 @@
-"""Real cohorts that come with the package.
+"""The soft-tissue sarcomas that come with the package, as arrays; `fusion_jax.data.collections` makes a cohort of them.
 
-One so far: PET, CT, tumour mask and clinical sheet of 51 patients with soft-tissue sarcoma of the extremities, on one
-isotropic grid. `sample_files/README.md` has source, licence, citations, columns and what was changed; the file was
+PET, CT, tumour mask and clinical sheet of 51 patients with soft-tissue sarcoma of the extremities, on one isotropic
+grid. `sample_files/README.md` has source, licence, citations, columns and what was changed; the file was
 made by `experiments/fusion_quality/prepare.py`.
 """
 

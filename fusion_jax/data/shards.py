@@ -23,6 +23,7 @@ from urllib.parse import quote
 import numpy as np
 
 from fusion_jax.data.cohort import Boxes, Cohort, Columns, Lazy
+from fusion_jax.data.definition import Flow
 from fusion_jax.data.image import Image, UnreadableFile
 from fusion_jax.records import atomic_path, write_json
 
@@ -145,7 +146,7 @@ def open_shards(folder: str | os.PathLike[str]) -> Cohort:
             boxes=_unpack_boxes(rows) if "box_count" in rows else None,
             box_classes=tuple(content["box_classes"]),
             boxes_of=content["boxes_of"],
-            flow=_read_flow(content["flow"]),
+            flow=None if content["flow"] is None else Flow.from_dict(content["flow"]),
         )
     except UnreadableFile:
         raise
@@ -521,14 +522,6 @@ def _check_sizes(folder: Path, files: Mapping[str, int]) -> None:
             raise UnreadableFile(
                 file, f"has {file.stat().st_size} bytes, expected {size}", "Copy or convert the cohort again."
             )
-
-
-def _read_flow(content: Mapping[str, Any] | None) -> Any:
-    if content is None:
-        return None
-    from fusion_jax.data.definition import Flow
-
-    return Flow.from_dict(content)
 
 
 def _pack_boxes(boxes: Sequence[Boxes]) -> dict[str, np.ndarray]:

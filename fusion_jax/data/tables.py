@@ -17,7 +17,7 @@ from fusion_jax.data.image import UnreadableFile
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
-__all__ = ["TABLE_SUFFIXES", "as_word", "as_written", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "as_word", "as_written", "parsed", "read_cells", "read_table"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".xlsx", ".parquet")
 
@@ -52,14 +52,37 @@ def read_table(
       ValueError: a column is named twice or not at all, or a cell is not of the declared type; row 1 is the header.
     """
     path = Path(path)
+    types = types or {}
+    kept = [*text, *(column for column, kind in types.items() if kind == "text")]
+    dates = [column for column, kind in types.items() if kind == "date"]
+    table = read_cells(path, sheet=sheet, text=kept, dates=dates)
+    for column, kind in {**dict.fromkeys(units or {}, "number"), **types}.items():
+        if column in table.columns and kind != "text":
+            table[column] = _converted(path, column, table[column], kind)
+    return table
+
+
+def read_cells(
+    path: str | os.PathLike[str], *, sheet: str | None = None, text: Sequence[str] = (), dates: Sequence[str] = ()
+) -> "pandas.DataFrame":
+    """The table of `read_table` before columns are held to a type: cells that are not of it are still there.
+
+    Args:
+      path: of the file.
+      sheet: of an Excel file; the first by default.
+      text: columns that stay as they are written.
+      dates: columns that `parsed` is going to read as dates: 20200131 in a CSV file is then no number.
+
+    Raises:
+      FileNotFoundError, UnreadableFile, ValueError: as `read_table`.
+    """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; expected a table ({', '.join(TABLE_SUFFIXES)}). Check the path."
         )
-    kept = [*text, *(column for column, kind in (types or {}).items() if kind == "text")]
-    dates = [column for column, kind in (types or {}).items() if kind == "date"]
     try:
-        table = _parse(path, sheet, [*kept, *dates])
+        table = _parse(path, sheet, [*text, *dates])
     except (UnreadableFile, _HeaderError):
         raise
     except Exception as error:  # parsers of three formats raise errors of a dozen classes
@@ -71,13 +94,10 @@ def read_table(
     _check_header(path, list(table.columns))
     if not len(table):
         raise ValueError(f"{path}: a header and no rows; expected one row a case.")
-    for column in table.columns.intersection(kept):
+    for column in table.columns.intersection([*text]):
         missing = table[column].isna()
         written = table[column].map(as_written).astype(object)
         table[column] = written.where(~missing & (written != ""), None)
-    for column, kind in {**dict.fromkeys(units or {}, "number"), **(types or {})}.items():
-        if column in table.columns and kind != "text":
-            table[column] = _converted(path, column, table[column], kind)
     return table
 
 
@@ -172,21 +192,39 @@ def _is_date(cell: Any) -> bool:
     return bool(DATE.match(cell)) if isinstance(cell, str) else isinstance(cell, dt.date)
 
 
-def _converted(path: Path, name: str, column: Any, kind: str) -> Any:
+def parsed(column: "pandas.Series", kind: str) -> "pandas.Series":
+    """A column as finite numbers or as dates; cells that are neither are missing.
+
+    Args:
+      column: cells as `read_cells` gives them.
+      kind: "number", or "date" (see `read_table`).
+
+    Raises:
+      ValueError: dates of several time zones, which are no one column; the message names neither file nor column.
+
+    Example:
+      >>> import pandas as pd
+      >>> parsed(pd.Series(["63.5", "about 60", "inf"]), "number").tolist()
+      [63.5, nan, nan]
+    """
     import pandas as pd
 
     if kind == "date":
         # pandas reads numbers, such as the serial days of Excel, as nanoseconds since 1970, and 2020 as its first day.
-        dates = column if column.dtype.kind == "M" else column.where(column.map(_is_date), None).astype(object)
+        dates: Any = column if column.dtype.kind == "M" else column.where(column.map(_is_date), None).astype(object)
         try:
-            values: Any = pd.to_datetime(dates, errors="coerce", format="ISO8601")
+            return pd.to_datetime(dates, errors="coerce", format="ISO8601")
         except ValueError:
-            raise ValueError(
-                f"{path}: column {name!r} holds times of several time zones; expected one. Write dates without a zone."
-            ) from None
-    else:
-        values = pd.to_numeric(column, errors="coerce")
-        values = values.where(np.isfinite(values.to_numpy(float, na_value=np.nan)))
+            raise ValueError("holds times of several time zones; expected one. Write dates without a zone.") from None
+    values: Any = pd.to_numeric(column, errors="coerce")
+    return values.where(np.isfinite(values.to_numpy(float, na_value=np.nan)))
+
+
+def _converted(path: Path, name: str, column: Any, kind: str) -> Any:
+    try:
+        values = parsed(column, kind)
+    except ValueError as error:
+        raise ValueError(f"{path}: column {name!r} {error}") from None
     bad = np.flatnonzero((values.isna() & column.notna()).to_numpy())
     if len(bad):
         wanted, key = ("a date such as 2020-01-31", "types") if kind == "date" else ("a number", "units")

@@ -21,8 +21,14 @@ __all__ = ["Figure", "Section", "Table", "format_number", "write_report"]
 
 MINUS = "\N{MINUS SIGN}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-QUANTITY = re.compile(rf"[{MINUS}+<≤≥–-]?\s?\d|[–—-]$|$")
+QUANTITY = re.compile(rf"[{MINUS}+<>≤≥–-]?\s?\d|[–—-]$|$")
 """Beginning of a cell that belongs into a column of numbers; a dash or nothing stands for no value."""
+
+
+LONG_TEXT = 60  # characters: more than fit on two lines of a narrow column
+NO_BREAK = "\N{NO-BREAK SPACE}"
+UNBROKEN = re.compile(rf"\[[{MINUS}+\d.,∞ –]+\]|[<>≤≥=] \d|\d %")
+"""What is read as one thing: an interval, a comparison with a number, a percentage."""
 
 
 class Figure(NamedTuple):
@@ -158,9 +164,21 @@ def _laid_out(table: Table) -> dict[str, object]:
                 f"table {table.caption!r}: row {number} has {len(row)} cells, the heading {len(table.columns)}; "
                 "they must agree."
             )
-    rows = [[cell if isinstance(cell, str) else format_number(cell) for cell in row] for row in table.rows]
-    numeric = [all(QUANTITY.match(row[column]) for row in rows) for column in range(len(table.columns))]
-    return {"columns": list(zip(table.columns, numeric, strict=True)), "rows": rows, "numeric": numeric}
+    rows = [[_unbroken(cell) if isinstance(cell, str) else format_number(cell) for cell in row] for row in table.rows]
+    kinds = [_kind([row[column] for row in rows]) for column in range(len(table.columns))]
+    return {"columns": list(zip(table.columns, kinds, strict=True)), "rows": rows, "kinds": kinds}
+
+
+def _kind(cells: Sequence[str]) -> str:
+    """Class of a column: numbers stand at the right, and long texts keep room to be read beside longer ones."""
+    if all(QUANTITY.match(cell) for cell in cells):
+        return "number"
+    return "long" if any(len(cell) > LONG_TEXT for cell in cells) else ""
+
+
+def _unbroken(cell: str) -> str:
+    """A cell whose intervals and comparisons stay on one line."""
+    return UNBROKEN.sub(lambda found: found[0].replace(" ", NO_BREAK), cell)
 
 
 def _data_uri(svg: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 import fusion_jax.data.shards
 from fusion_jax.commands.cohort_convert import check_same
 from fusion_jax.commands.main import main
-from fusion_jax.data.cohort import Cohort
+from fusion_jax.data.cohort import Boxes, Cohort
 from fusion_jax.data.folder import open_cohort
 from fusion_jax.data.image import Image
 from fusion_jax.data.shards import open_shards
@@ -128,6 +128,15 @@ def test_every_part_of_an_image_is_compared(changed):
     check_same(one, one, nothing)
     with pytest.raises(ValueError, match="ct of case case_0 is not what the files hold"):
         check_same(one, other, nothing)
+
+
+def test_the_image_that_boxes_lie_on_is_compared():
+    arrays = {"pet": np.zeros((1, 4, 4, 1)), "ct": np.zeros((1, 4, 4, 1))}
+    boxes = [Boxes(np.array([[0.0, 0, 2, 2]]), np.array([0]))]
+    on_pet, on_ct = (Cohort.from_arrays(arrays, boxes=boxes, boxes_of=name) for name in arrays)
+    check_same(on_pet, on_pet, nothing)
+    with pytest.raises(ValueError, match="boxes_of differs: 'ct' for 'pet'"):
+        check_same(on_pet, on_ct, nothing)
 
 
 def test_ids_tables_and_labels_are_compared():

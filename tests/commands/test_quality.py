@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fusion_jax
-from fusion_jax.commands._quality.measure import delong_interval
+from fusion_jax.commands._quality.measure import area_interval
 from fusion_jax.commands.main import enable_compilation_cache, main
 from fusion_jax.quality import fusion_quality
 from tests.helpers import assert_close
@@ -214,8 +214,13 @@ def test_the_interval_of_an_area_is_that_of_delong():
     values = generator.normal(size=50).round(1) + positive
     above = np.sign(values[positive][:, None] - values[~positive][None, :]) / 2 + 0.5
     variance = above.mean(axis=1).var(ddof=1) / 20 + above.mean(axis=0).var(ddof=1) / 30
-    reach = 1.96 * np.sqrt(variance)
-    assert delong_interval(values, positive) == pytest.approx((above.mean() - reach, min(1.0, above.mean() + reach)))
+    reach = 1.959964 * np.sqrt(variance)
+    assert area_interval(values, positive) == pytest.approx((above.mean() - reach, min(1.0, above.mean() + reach)))
+
+
+def test_an_area_without_spread_may_be_anywhere():
+    assert area_interval(np.arange(4.0), np.array([False, False, True, True])) == (0.0, 1.0)
+    assert area_interval(np.arange(4.0), np.array([False, False, True, False])) == (0.0, 1.0)
 
 
 # What a run writes.

@@ -39,7 +39,7 @@ from fusion_jax.data.augment import (
     petct_slice_recipe,
     swap_flag,
 )
-from fusion_jax.data.augment.transforms import drawn, draws, leaves
+from fusion_jax.data.augment.transforms import AffineTransform, ValueTransform, drawn, draws, leaves
 from tests.helpers import assert_close
 
 RNG = np.random.default_rng(0)
@@ -728,3 +728,10 @@ def test_a_batch_moves_with_its_masks_and_boxes_and_keeps_the_rest():
     for name in ("label", "classes"):
         np.testing.assert_array_equal(moved.target[name], target[name])
     np.testing.assert_array_equal(moved.inputs["clinical"], 1)
+
+
+@pytest.mark.parametrize("kind", [AffineTransform, ValueTransform])
+def test_a_transform_that_does_nothing_cannot_be_made(kind):
+    unfinished = type("Unfinished", (kind,), {})
+    with pytest.raises(TypeError, match="abstract"):
+        unfinished()

@@ -148,6 +148,45 @@ def test_boxes_that_cannot_follow_are_refused():
     assert boxes_in(preprocessed(named, {"pet": [{"op": "resize", "size": 4}], "ct": HALVE})).corners[0, 2] == 3
 
 
+def test_sizes_are_read_only_where_there_are_boxes_to_move():
+    reads = []
+
+    class Counted(Arrays):
+        def image(self, row):
+            reads.append(row)
+            return super().image(row)
+
+    boxes = [Boxes(np.array([[1.0, 1, 3, 3]])[:count], np.zeros(count, int)) for count in (0, 1, 0)]
+    cohort = dataclasses.replace(make(), boxes=boxes, boxes_of="ct")
+    cohort = cohort.with_source("ct", Counted(np.ones((3, 6, 6, 1))))
+    moved = preprocessed(cohort, {"ct": [{"op": "resize", "size": 12}]})
+    assert reads == [1]
+    assert boxes_in(moved, 1).corners.tolist() == [[2, 2, 6, 6]]
+    assert len(boxes_in(moved, 2).corners) == 0
+
+
+def test_data_is_hashed_when_a_fingerprint_is_asked_for_and_once_for_all_folds():
+    hashed = []
+
+    class Hashed(Arrays):
+        def fingerprint(self):
+            hashed.append(1)
+            return super().fingerprint()
+
+    def cohort(value=1.0, high=2):
+        images = Hashed(np.full((3, 6, 6, 1), value))
+        return preprocessed(make().with_source("ct", images), {"ct": [{"op": "window", "low": 0, "high": high}]})
+
+    one = cohort()
+    assert not hashed
+    folds = [one.take([0, 1]).fingerprint, one.take([1, 2]).fingerprint]
+    assert folds[0] != folds[1]
+    assert len(hashed) == 1
+    prints = [made.sources["ct"].fingerprint() for made in (one, cohort(), cohort(value=0.5), cohort(high=3))]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+
+
 def test_what_others_are_given_cannot_be_written_into():
     cut = [{"op": "crop_or_pad", "mask": "tumour.file", "size": [4, 4]}]
     cohort = preprocessed(make(), {"ct": cut, "tumour": cut})
@@ -162,3 +201,12 @@ def test_absent_images_stay_absent_in_memory():
     kept = in_memory(preprocessed(cohort, {"xray": HALVE}))
     assert kept.present["xray"].tolist() == [True, False, True]
     assert float(kept.sources["xray"][2].max()) == 0.5
+
+
+def test_a_source_that_no_case_has_stays_as_it_is():
+    cohort = Cohort.from_arrays({"xray": np.ones((2, 4, 4, 1)), "age": np.zeros((2, 1))})
+    nowhere = cohort.with_source("xray", cohort.sources["xray"], present=np.zeros(2, bool))
+    kept = in_memory(nowhere)
+    assert kept.sources["xray"] is nowhere.sources["xray"]
+    assert kept.present["xray"].tolist() == [False, False]
+    assert kept.sources["age"] is not nowhere.sources["age"]

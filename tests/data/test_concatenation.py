@@ -47,6 +47,25 @@ def test_boxes_of_one_hospital_stay_with_its_cases():
     assert (both.box_classes, both.boxes_of) == (("nodule",), "ct")
 
 
+def test_a_cohort_without_boxes_does_not_shift_whose_boxes_differ():
+    boxes = [Boxes(np.array([[0.0, 0, 2, 2]]), np.array([0]))] * 4
+    cohorts = [hospital("a")]
+    cohorts += [dataclasses.replace(hospital(x), boxes=boxes, box_classes=(x,), boxes_of="ct") for x in "bc"]
+    with pytest.raises(ValueError, match=r"classes of 'boxes' is \('c',\) in c and \('b',\) before"):
+        concatenate(cohorts, name="study")
+
+
+def test_declared_levels_of_an_input_stay():
+    table = pd.DataFrame({"grade": ["low", "high"] * 2, "outcome": ["no", "yes"] * 2})
+    roles = {"grade": "input", "outcome": "label"}
+    others = {"table": table, "roles": roles, "levels": {"grade": ("low", "high")}}
+    parts = [
+        Cohort.from_arrays({"x": np.ones((4, 3, 3, 1))}, name=x, case_id=[f"{x}{i}" for i in range(4)], **others)
+        for x in "ab"
+    ]
+    assert concatenate(parts, name="study").levels == {"grade": ("low", "high"), "outcome": ("no", "yes")}
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image as Picture
 
 from fusion_jax.data.cohort import Arrays, Boxes, Cohort
+from fusion_jax.data.folder import open_cohort
 from fusion_jax.data.integrity import CHECKS, Finding, Report, check_cohort
-from fusion_jax.data.integrity.opening import Opened
+from fusion_jax.data.integrity.opening import Opened, open_leniently
 from fusion_jax.data.integrity.pixels import read_pixels
 from fusion_jax.records import write_json
 from tests.data.folders import CONFIG, edit, write_folder
@@ -89,6 +90,27 @@ def test_a_clean_folder_has_no_finding(template):
 # Rows and cells
 
 
+def test_what_is_checked_is_what_opens(folder):
+    change(folder, hospital=lambda table: table["hospital"].where(table.index != 4))
+    edit(
+        folder / "cohort.toml",
+        "[units]",
+        '[[derive]]\nname = "age_days"\nformula = "365 * age"\nunit = "days"\n\n[units]',
+    )
+    found, opened = open_leniently(folder).cohort, open_cohort(folder)
+    assert found.fingerprint == opened.fingerprint
+    assert found.units == opened.units == {"age_days": "days", "age": "years", "weight": "kg"}
+    assert found.site is not None
+    assert found.site[4] == ""
+    assert (found.roles, found.levels, found.boxes_of, found.flow) == (
+        opened.roles,
+        opened.levels,
+        opened.boxes_of,
+        opened.flow,
+    )
+    assert check_cohort(folder).facts["sites"] == 2
+
+
 def test_rows_without_an_id_and_doubled_rows_are_left_out_and_the_rest_is_checked(folder):
     table = pd.read_csv(folder / "cases.csv", dtype=str)
     extra = table.iloc[[0, 1]].assign(case_id=["", "c003"])
@@ -117,6 +139,37 @@ def test_a_cell_that_is_no_number_is_named_and_emptied(folder):
     one = only(folder, "row", "error")
     assert "'age' is declared to hold numbers, but holds 'old' in case c002" in one.message
     assert one.cases == ("c002",)
+
+
+def with_dates(folder, cells):
+    edit(folder / "cohort.toml", "[units]", '[types]\nscanned = "date"\n\n[units]')
+    change(folder, scanned=cells)
+
+
+def test_infinity_is_no_number_here_either(folder):
+    set_cell(folder, 2, "age", "inf")
+    (one,) = check_cohort(folder).findings
+    assert (one.severity, one.cases, one.column) == ("error", ("c002",), "age")
+    assert "holds inf in case c002; taken as empty" in one.message
+
+
+def test_dates_without_hyphens_are_dates_and_a_year_alone_is_named(folder):
+    with_dates(folder, [f"202001{day:02d}" for day in range(1, N + 1)])
+    assert not check_cohort(folder).about("row")
+    set_cell(folder, 3, "scanned", "2020")
+    (one,) = check_cohort(folder).about("row")
+    assert (one.cases, one.column) == (("c003",), "scanned")
+    assert "dates such as 2020-01-31, but holds '2020' in case c003" in one.message
+
+
+def test_dates_of_several_time_zones_are_one_error_and_the_rest_is_checked(folder):
+    with_dates(folder, [f"2020-01-{day:02d}T08:00+0{1 + day % 2}:00" for day in range(1, N + 1)])
+    set_cell(folder, 2, "age", "old")
+    zones, cell = sorted(check_cohort(folder).about("row"), key=lambda one: one.column, reverse=True)
+    assert (zones.severity, zones.check, zones.column, zones.cases) == ("error", "row", "scanned", ())
+    assert "'scanned' is declared to hold dates" in zones.message
+    assert "several time zones; expected one. Write dates without a zone. All of it is taken as empty" in zones.message
+    assert cell.column == "age"
 
 
 def test_a_column_that_is_not_there_is_an_error_and_the_rest_is_checked(folder):

@@ -116,6 +116,13 @@ def test_times_and_events_are_checked():
 # Inputs
 
 
+@pytest.mark.parametrize("empty", [None, pd.NaT], ids=str)
+def test_times_that_are_all_missing_are_an_error_and_no_crash(empty):
+    times = cohort(days=pd.Series([empty] * N).to_numpy(), roles={"days": "time"})
+    (one,) = (one for one in check_cohort(times).findings if one.column == "days")
+    assert (one.severity, one.check, one.message) == ("error", "outcome", "Times are no numbers: all are missing.")
+
+
 def test_a_constant_input_is_a_warning():
     one = only(cohort(clinic="A", inputs=["clinic"]), "uninformative column", "warning")
     assert one.message == "The input is 'A' in every case."

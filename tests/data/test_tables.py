@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fusion_jax.data.image import UnreadableFile
-from fusion_jax.data.tables import read_table
+from fusion_jax.data.tables import parsed, read_cells, read_table
 
 CELLS = 'id,age,date,note\n007,63.5,2020-01-31,"a, b"\n12,,2021-02-01,NA\n'
 
@@ -149,6 +149,20 @@ def test_several_time_zones_are_named(tmp_path):
 def test_infinity_is_no_number(tmp_path):
     with pytest.raises(ValueError, match="'x' holds inf in row 3"):
         read_table(write(tmp_path / "t.csv", "id,x\na,1\nb,inf\nc,1e400\n"), units={"x": "mm"})
+
+
+def test_cells_of_another_type_are_missing_once_parsed_and_there_before():
+    cells = pd.Series(["63.5", "old", "inf", None])
+    assert parsed(cells, "number").isna().tolist() == [False, True, True, True]
+    days = pd.Series(["20200131", 43861, "2020", "2020-02-01"])
+    assert parsed(days, "date").dt.day.tolist()[::3] == [31, 1]
+    assert parsed(days, "date").isna().tolist() == [False, True, True, False]
+
+
+def test_cells_are_read_before_they_are_held_to_a_type(tmp_path):
+    path = write(tmp_path / "t.csv", "id,date,age\n007,20200131,63\n8,2020,old\n")
+    table = read_cells(path, text=["id"], dates=["date"])
+    assert table.to_dict("list") == {"id": ["007", "8"], "date": ["20200131", "2020"], "age": ["63", "old"]}
 
 
 def test_the_index_of_a_parquet_file_is_a_column(tmp_path):

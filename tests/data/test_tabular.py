@@ -24,7 +24,6 @@ from fusion_jax.data.tabular import (
     Number,
     Ordinal,
     TrainingCases,
-    check_fit,
     columns_from_json,
     columns_to_json,
     convert,
@@ -466,7 +465,7 @@ def test_any_other_training_set_is_refused(fitted, train_cases):
     with pytest.raises(ValueError, match="this encoder was fitted in fold 'r0_f1'"):
         fitted.apply(mixed_table(), train_cases=train_cases)
     with pytest.raises(ValueError, match="was fitted in fold 'r0_f1'"):
-        check_fit(fitted.fitted_on, train_cases)
+        fitted.fitted_on.check(train_cases)
 
 
 def test_new_cases_need_no_fold_and_known_ones_are_not_new(fitted):

@@ -149,7 +149,7 @@ def test_tables_are_readable_to_a_screen_reader(write):
 def test_columns_of_numbers_are_aligned_to_the_right(write):
     page = Page(write(Section("One", [], [TABLE])))
     assert [cell.get("class") for cell in page.all("td")] == ["number"] * 6
-    assert page.text["td"] == ["48", "0.123", "0.1 [0, 1]", "7", "2.00", "–"]
+    assert page.text["td"] == ["48", "0.123", "0.1 [0,\N{NO-BREAK SPACE}1]", "7", "2.00", "–"]
     assert [head.get("class") for head in page.all("th")] == [None, "number", "number", "number", None, None]
 
 

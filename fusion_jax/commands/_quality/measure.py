@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import rankdata
 
 from fusion_jax.arrays import Array
 from fusion_jax.commands._quality.features import Features, Outcome
 from fusion_jax.commands.quality import Config
+from fusion_jax.evaluation.delong import delong, delong_interval
 from fusion_jax.quality import (
     ENCODINGS,
     Encoding,
@@ -34,7 +34,7 @@ from fusion_jax.quality import (
 )
 from fusion_jax.quality.measure import PLANNED_CASES
 
-__all__ = ["Encoded", "Pair", "Relation", "Results", "Stage", "delong_interval", "mass_curves", "measure", "size_curve"]
+__all__ = ["Encoded", "Pair", "Relation", "Results", "Stage", "area_interval", "mass_curves", "measure", "size_curve"]
 
 Pair: TypeAlias = tuple[str, str]
 
@@ -313,25 +313,18 @@ def _by_cohort(encode: Callable[..., Any], values: np.ndarray, largest: int, sca
 def _relation(stage: Stage, source: str, positive: np.ndarray, config: Config) -> Relation:
     bias = np.asarray(stage.quality.total_variation[source], float)
     null = outcome_null(bias, positive, permutations=config.permutations, seed=config.seed)
-    return Relation(stage.name, source, null.statistic, delong_interval(bias, positive), null)
+    return Relation(stage.name, source, null.statistic, area_interval(bias, positive), null)
 
 
-def delong_interval(values: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the area under the ROC curve: the whole range where a class has a single case.
+def area_interval(values: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """95 % DeLong interval of the area under the ROC curve; the whole range where a variance cannot be had.
 
-    References:
-      DeLong, DeLong, Clarke-Pearson 1988: the variance is that of the placements of both classes.
+    That is so with a single case of a class, and where the bias tells the classes apart without exception: no spread
+    says nothing about how far from that other cases may be.
     """
-    events, others = int(positive.sum()), int((~positive).sum())
-    if min(events, others) < 2:
-        return 0.0, 1.0
-    ranks = rankdata(values)
-    # Share of the other class below each case, ties counted half.
-    of_events = (ranks[positive] - rankdata(values[positive])) / others
-    of_others = (ranks[~positive] - rankdata(values[~positive])) / events
-    area, variance = float(of_events.mean()), float(of_events.var(ddof=1) / events + of_others.var(ddof=1) / others)
-    reach = 1.96 * math.sqrt(variance)
-    return max(0.0, area - reach), min(1.0, area + reach)
+    interval = delong_interval(delong(positive, values))
+    low, high = float(interval.low[0]), float(interval.high[0])
+    return (0.0, 1.0) if math.isnan(low) else (low, high)
 
 
 def mass_curves(stage: Stage, pair: Pair) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Advance", "file_name", "progress_bar", "results_folder"]
+__all__ = ["Advance", "checked_folder", "file_name", "progress_bar", "results_folder"]
 
 
 @runtime_checkable
@@ -39,9 +39,18 @@ def results_folder(name: str, out: Path | None) -> Path:
     Raises:
       ValueError: `out` is a file.
     """
-    if out is not None and out.exists() and not out.is_dir():
+    return Path("results") / "cohort" / file_name(name) if out is None else checked_folder(out)
+
+
+def checked_folder(out: Path) -> Path:
+    """The folder that `--out` names, which need not exist.
+
+    Raises:
+      ValueError: it is a file.
+    """
+    if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; expected a folder, or a name for a new one.")
-    return out or Path("results") / "cohort" / file_name(name)
+    return out
 
 
 def file_name(name: str) -> str:

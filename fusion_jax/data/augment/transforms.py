@@ -8,6 +8,7 @@ Axes are the spatial ones, `(h, w)` or `(d, h, w)`, counted from 0, or from the 
 `(low, high)` from which a number is drawn uniformly; where one number is welcome it stands for `(-number, number)`.
 """
 
+import abc
 import dataclasses
 import math
 import zlib
@@ -66,20 +67,20 @@ class Transform:
         return isinstance(self, AffineTransform | Elastic)
 
 
-class AffineTransform(Transform):
+class AffineTransform(Transform, abc.ABC):
     """A transform of place that is one matrix."""
 
+    @abc.abstractmethod
     def affine(self, key: Key, sizes: Sequence[int], spacing: Float[Array, "axes"]) -> Affine:
         """Matrix and offset from positions of the output to positions of the input, as `affine_warp` takes them."""
-        raise NotImplementedError
 
 
-class ValueTransform(Transform):
+class ValueTransform(Transform, abc.ABC):
     """A transform of values that leaves everything in its place."""
 
+    @abc.abstractmethod
     def values(self, key: Key, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
         """The image with other values, at least single precision."""
-        raise NotImplementedError
 
 
 # Places

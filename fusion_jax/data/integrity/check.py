@@ -92,7 +92,7 @@ def _facts(cohort: Cohort, facts: Any) -> dict[str, Any]:
     return {
         "cases": len(cohort),
         "patients": len(set(cohort.patient_id.tolist())),
-        "sites": 0 if cohort.site is None else len(set(cohort.site.tolist())),
+        "sites": 0 if cohort.site is None else len(set(cohort.site.tolist()) - {""}),
         "classes": classes,
         "sources": image_summary(cohort, facts),
         "columns": column_summary(cohort),

@@ -129,10 +129,15 @@ def check_outcomes(cohort: Cohort) -> Iterator[Finding]:
     for column in cohort.columns("time"):
         cells: Any = cohort.table[column]
         if not _is_number(cells):
+            known = cells.dropna()
+            shown = f", such as {known.iloc[0]!r}" if len(known) else ": all are missing"
             yield Finding(
-                "error", "outcome", f"Times are no numbers, such as {cells.dropna().iloc[0]!r}.",
-                "Write days as numbers, and declare the unit.", column=column,
-            )  # fmt: skip
+                "error",
+                "outcome",
+                f"Times are no numbers{shown}.",
+                "Write days as numbers, and declare the unit.",
+                column=column,
+            )
             continue
         for severity, bad, what in (
             ("error", cells < 0, "are negative"),

@@ -1,6 +1,5 @@
 """Open a cohort folder as far as it goes: whatever is malformed becomes a finding, the rest is kept."""
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,21 +8,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fusion_jax.data.case_images import FILE_SUFFIX
-from fusion_jax.data.cohort import Boxes, Cohort, Columns, Lazy, Role
+from fusion_jax.data.cohort import Boxes, Cohort, Role
 from fusion_jax.data.config import BoxesConfig, CohortConfig, read_config
-from fusion_jax.data.definition import apply_definition, check_roles, parse_definition
+from fusion_jax.data.definition import Flow, check_roles, parse_definition
 from fusion_jax.data.folder import (
     CaseFiles,
+    assemble,
     build_pipelines,
-    case_options,
+    case_files,
+    define,
     existing,
+    has_values,
     open_cohort,
     path_columns,
     source_paths,
 )
 from fusion_jax.data.images.pipeline import Pipeline
 from fusion_jax.data.integrity.findings import Finding
-from fusion_jax.data.tables import as_word, read_table
+from fusion_jax.data.tables import as_word, parsed, read_cells, read_table
 from fusion_jax.wording import listed
 
 if TYPE_CHECKING:
@@ -58,22 +60,22 @@ def open_leniently(folder: str | Path) -> Opened:
     findings: list[Finding] = []
     raw = _table(config)
     table = _rows(config, raw, findings)
-    config, table = _cells(config, table, findings)
-    table, flow = _defined(config, table, findings)
-    roles: dict[str, Role] = {column: role for column, role in config.roles.items() if column in table.columns}
-    _levels(config, roles, table, findings)
-    roles = _classes(config, roles, table, findings)
+    table = _cells(config, table, findings)
+    units, table, flow = _defined(config, table, findings)
+    _levels(config, table, findings)
+    roles = _classes(config, table, findings)
     pipelines = build_pipelines(config)
     sources = _usable_sources(config, pipelines, table, findings)
     pipelines = {name: pipeline for name, pipeline in pipelines.items() if name in sources}
-    config = config._replace(sources=sources)
+    known = {column: levels for column, levels in config.levels.items() if column in table.columns}
+    config = config._replace(sources=sources, roles=roles, levels=known, units={**units, **config.units})
     paths = {name: _paths(config, name, table, findings) for name, one in sources.items() if one.columns is None}
     there = {name: existing(found) for name, found in paths.items()}
     _missing(config, table, paths, there, findings)
     _unused(config, paths, findings)
 
     feeding = [there[name] for name in paths if sources[name].kind != "mask"]
-    feeding += [table[list(one.columns)].notna().any(axis=1).to_numpy() for one in sources.values() if one.columns]
+    feeding += [has_values(table, one.columns) for one in sources.values() if one.columns]
     kept = np.any(feeding, axis=0) if feeding else np.zeros(len(table), bool)
     if not kept.all():
         lost = tuple(table.index[~kept])
@@ -92,44 +94,15 @@ def open_leniently(folder: str | Path) -> Opened:
     paths = {name: [path for path, keep in zip(found, kept, strict=True) if keep] for name, found in paths.items()}
     there = {name: found[kept] for name, found in there.items()}
 
-    options = {name: case_options(sources[name].options, table) for name in paths}
-    files = CaseFiles(paths, options, dict(sources), pipelines)
-    rows = np.arange(len(table))
-    made: dict[str, Any] = {}
-    for name, one in sources.items():
-        if one.columns is not None:
-            made[name], there[name] = (
-                Columns(one.columns, len(table)),
-                table[list(one.columns)].notna().any(axis=1).to_numpy(),
-            )
-        else:
-            made[name] = Lazy(functools.partial(files.read, name), rows, one.kind)
+    files = case_files(config, table, paths, pipelines)
     boxes, classes = (
         (None, ()) if config.boxes is None else _boxes(config, config.boxes, raw[config.case].tolist(), findings, table)
     )
-    cohort = Cohort(
-        name=config.name,
-        table=table,
-        patient_id=_text(table.index if config.patient == config.case else table[config.patient]),
-        site=None if config.site is None else _text(table[config.site].fillna("unknown")),
-        roles={column: role for column, role in roles.items() if column != config.case},
-        sources=made,
-        present=there,
-        units={**config.units, **{name: one.unit for name, one in sources.items() if one.unit}},
-        levels={column: levels for column, levels in config.levels.items() if column in table.columns},
-        boxes=boxes,
-        box_classes=classes,
-        boxes_of="" if config.boxes is None or config.boxes.of not in made else config.boxes.of,
-        flow=flow,
-    )
+    cohort = assemble(config, table, files, there, boxes=boxes, box_classes=classes, flow=flow)
     if not any(one.severity == "error" for one in findings):
         _opens(folder, findings)
     mask_of = {name: one.of for name, one in sources.items() if one.of is not None}
     return Opened(cohort, files, mask_of, findings)
-
-
-def _text(values: Any) -> np.ndarray:
-    return np.array([str(value) for value in values], dtype=np.str_)
 
 
 def _opens(folder: str | Path, findings: list[Finding]) -> None:
@@ -142,9 +115,10 @@ def _opens(folder: str | Path, findings: list[Finding]) -> None:
 
 def _table(config: CohortConfig) -> "pandas.DataFrame":
     ids = [column for column in (config.case, config.patient, config.site) if column]
-    words = {column: kind for column, kind in config.types.items() if kind == "text"}
+    words = [column for column, kind in config.types.items() if kind == "text"]
+    dates = [column for column, kind in config.types.items() if kind == "date"]
     path = config.path.parent / config.table
-    table = read_table(path, sheet=config.sheet, text=[*ids, *path_columns(config)], types=words)
+    table = read_cells(path, sheet=config.sheet, text=[*ids, *path_columns(config), *words], dates=dates)
     for column in ids:
         if column not in table.columns:
             raise ValueError(
@@ -196,24 +170,31 @@ def _rows(config: CohortConfig, table: Any, findings: list[Finding]) -> Any:
     return table
 
 
-def _cells(config: CohortConfig, table: Any, findings: list[Finding]) -> tuple[CohortConfig, Any]:
+def _cells(config: CohortConfig, table: Any, findings: list[Finding]) -> Any:
     """Columns with a declared type or unit as numbers and dates; cells that are neither are emptied."""
-    import pandas as pd
-
     table = table.copy()
     for column, kind in {**dict.fromkeys(config.units, "number"), **config.types}.items():
         if column not in table.columns or kind == "text":
             continue
         cells = table[column]
-        if kind == "date":
-            is_text = pd.api.types.is_string_dtype(cells) or cells.dtype == object
-            values: Any = pd.to_datetime(cells, errors="coerce", format="ISO8601" if is_text else None)
-        else:
-            values = pd.to_numeric(cells, errors="coerce")
+        wanted = "dates such as 2020-01-31" if kind == "date" else "numbers"
+        try:
+            values = parsed(cells, kind)
+        except ValueError as error:
+            findings.append(
+                Finding(
+                    "error",
+                    "row",
+                    f"Column {column!r} is declared to hold {wanted}, but {error} All of it is taken as empty here.",
+                    "Fix the cells, or change the declaration.",
+                    column=column,
+                )
+            )
+            table[column] = np.datetime64("NaT", "ns")
+            continue
         bad = (values.isna() & cells.notna()).to_numpy()
         if bad.any():
             shown = listed(f"{cell!r} in case {case}" for case, cell in cells[bad].items())
-            wanted = "dates such as 2020-01-31" if kind == "date" else "numbers"
             findings.append(
                 Finding(
                     "error",
@@ -225,19 +206,18 @@ def _cells(config: CohortConfig, table: Any, findings: list[Finding]) -> tuple[C
                 )
             )
         table[column] = values
-    return config, table
+    return table
 
 
-def _defined(config: CohortConfig, table: Any, findings: list[Finding]) -> tuple[Any, Any]:
-    """The table after its definition, and the flow; the whole table if it cannot be applied."""
+def _defined(config: CohortConfig, table: Any, findings: list[Finding]) -> tuple[dict[str, str], Any, Flow | None]:
+    """Units of what the definition makes, the table after it, and the flow; the whole table if it cannot be applied."""
+    units: dict[str, str] = {}
     flow = None
-    ids = (config.case, config.patient)
-    read = functools.partial(_other_table, config, ids)
     try:
         definition = parse_definition(config.definition, where=str(config.path))
         check_roles(definition, config.roles)
-        patient = config.patient if config.patient != config.case else None
-        table, flow = apply_definition(table, definition, read_table=read, patient=patient)
+        table, flow = define(config, table, definition)
+        units = definition.units
     except (ValueError, OSError) as error:
         findings.append(
             Finding("error", "definition", str(error), "Fix the definition; the rest was checked on the whole table.")
@@ -254,17 +234,13 @@ def _defined(config: CohortConfig, table: Any, findings: list[Finding]) -> tuple
                     column=gone[0],
                 )
             )
-    return table, flow
+    return units, table, flow
 
 
-def _other_table(config: CohortConfig, ids: Sequence[str], name: str) -> "pandas.DataFrame":
-    return read_table(config.path.parent / name, text=ids, types=config.types)
-
-
-def _levels(config: CohortConfig, roles: Mapping[str, str], table: Any, findings: list[Finding]) -> None:
+def _levels(config: CohortConfig, table: Any, findings: list[Finding]) -> None:
     """Labels outside their declared levels, emptied."""
     for column, levels in config.levels.items():
-        if roles.get(column) != "label" or column not in table.columns:
+        if config.roles.get(column) != "label" or column not in table.columns:
             continue
         strange = table[column].map(lambda cell, levels=levels: as_word(cell) not in levels) & table[column].notna()
         if strange.any():
@@ -282,10 +258,10 @@ def _levels(config: CohortConfig, roles: Mapping[str, str], table: Any, findings
             table[column] = table[column].where(~strange)
 
 
-def _classes(config: CohortConfig, roles: Mapping[str, Role], table: Any, findings: list[Finding]) -> dict[str, Role]:
-    """Roles without the labels that are no classes."""
-    kept = dict(roles)
-    for column in [column for column, role in roles.items() if role == "label"]:
+def _classes(config: CohortConfig, table: Any, findings: list[Finding]) -> dict[str, Role]:
+    """Roles of the columns that are there, without the labels that are no classes."""
+    kept: dict[str, Role] = {column: role for column, role in config.roles.items() if column in table.columns}
+    for column in [column for column, role in kept.items() if role == "label"]:
         try:
             Cohort.from_arrays(
                 {"none": np.zeros((len(table), 1))},

@@ -79,7 +79,7 @@ def stack_planes(
         slots = np.zeros(1, int)
     else:
         step, slots = _steps(path, planes, depth[order], order, tolerance_mm, thickness if gaps else None, gaps)
-        _check_tilt(path, planes, positions[order], normal, tolerance_mm)
+        _check_tilt(path, positions[order], normal, tolerance_mm)
     filled = np.full(int(slots[-1]) + 1, -1)
     filled[slots] = order
     dy, dx = first.spacing
@@ -167,9 +167,7 @@ def _steps(
     )
 
 
-def _check_tilt(
-    path: str, planes: Sequence[Plane], positions: np.ndarray, normal: np.ndarray, tolerance_mm: float
-) -> None:
+def _check_tilt(path: str, positions: np.ndarray, normal: np.ndarray, tolerance_mm: float) -> None:
     moved = positions - positions[0]
     beside = np.linalg.norm(moved - np.outer(moved @ normal, normal), axis=1)
     along = abs(float(moved[-1] @ normal))

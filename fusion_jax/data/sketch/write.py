@@ -133,13 +133,12 @@ def sketch_cohort(
     files = () if images is None else list_files(images)
     ids = _ids(written, path, answers, former, files)
     cases = written[ids.case].tolist()
+    for label in answers.labels:
+        check_named(label, cells.columns, option="--label", where=str(path))
     labels = answers.labels or tuple(_role_columns(former, "label"))
     columns = look_at_columns(
         cells, written, ids, labels=[label for label in labels if label in cells.columns], where=str(path)
     )
-    if answers.labels:
-        for label in answers.labels:
-            check_named(label, cells.columns, option="--label", where=str(path))
     columns = columns if former is None else _as_before(columns, former, answers)
     used = _used_by(sources or {}, cells.columns)
     columns = tuple(

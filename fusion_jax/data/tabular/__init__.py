@@ -20,7 +20,7 @@ from fusion_jax.data.tabular.selection import (
     selection_frequency,
 )
 from fusion_jax.data.tabular.suggest import suggest_columns
-from fusion_jax.data.tabular.training_cases import TrainingCases, check_fit
+from fusion_jax.data.tabular.training_cases import TrainingCases
 from fusion_jax.data.tabular.units import MOLAR_MASSES, convert
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "Ordinal",
     "Selection",
     "TrainingCases",
-    "check_fit",
     "chi_squared",
     "columns_from_json",
     "columns_to_json",

@@ -153,7 +153,7 @@ def code_cells(column: Column, cells: "pandas.Series", unit: str) -> Coded:
             codes = np.array([*(meaning[level] for level in found.levels), -1], dtype=np.int64)[found.codes]
             return Coded(codes, ("no", "yes"))
         case Ordinal():
-            return recode(column, cells, tuple(map(str, column.levels)))
+            return recode(cells, tuple(map(str, column.levels)))
         case Category():
             return factorise(cells)
         case Number():
@@ -163,7 +163,7 @@ def code_cells(column: Column, cells: "pandas.Series", unit: str) -> Coded:
             )
 
 
-def recode(column: Ordinal | Category, cells: "pandas.Series", levels: tuple[str, ...]) -> Coded:
+def recode(cells: "pandas.Series", levels: tuple[str, ...]) -> Coded:
     """Codes in the order of declared levels; any other level is an error."""
     found = factorise(cells)
     position = {level: i for i, level in enumerate(levels)}

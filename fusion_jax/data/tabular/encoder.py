@@ -371,7 +371,7 @@ def _fit_column(column: Column, cells: "pandas.Series", unit: str, fold: str) ->
     levels: tuple[str, ...] = ()
     if isinstance(column, Category):
         levels = _category_levels(column, coded.levels, len(cells), where)
-        coded = recode(column, cells, levels)
+        coded = recode(cells, levels)
     there = coded.codes[coded.codes >= 0]
     frequency = np.bincount(there, minlength=len(coded.levels))
     centre, spread = 0.0, 1.0

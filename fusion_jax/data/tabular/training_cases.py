@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fusion_jax.wording import counted, listed
 
-__all__ = ["TrainingCases", "check_fit"]
+__all__ = ["TrainingCases", "case_digest", "cases_from_json", "shown", "unique_ids"]
 
 SHOWN = 5
 """Cases that an error names before it counts the rest."""
@@ -98,23 +98,6 @@ class TrainingCases:
             f"{len(ids)}: {', and '.join(problems)}. Fit again on the training cases of this fold, or "
             "load what was fitted there."
         )
-
-
-def check_fit(fitted_on: TrainingCases, train_cases: Iterable[Any], *, others: Iterable[Any] = ()) -> None:
-    """Refuse a fitted object in a fold whose training cases are not exactly those that it was fitted on.
-
-    Args:
-      fitted_on: `fitted.fitted_on` of a `FittedTable` or a `Selection`.
-      train_cases: ids of the training cases of the fold in hand.
-      others: further case ids, as in `TrainingCases.check`.
-
-    Raises:
-      ValueError: if they differ, naming cases.
-
-    Example:
-      >>> check_fit(TrainingCases.of(["P1", "P2"], fold="f0"), ["P2", "P1"])
-    """
-    fitted_on.check(train_cases, others=others)
 
 
 def cases_from_json(value: Mapping[str, Any], where: str) -> TrainingCases:

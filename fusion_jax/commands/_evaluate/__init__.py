@@ -1,0 +1,1 @@
+"""What `fusion-jax evaluate` reads and writes."""

@@ -1,0 +1,145 @@
+"""Did fusion help? Only a model that beats every single source has shown that it did."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from fusion_jax.evaluation.comparisons import (
+    BOOTSTRAP,
+    CLUSTERED_DELONG,
+    DELONG,
+    PERMUTATION,
+    Comparison,
+)
+from fusion_jax.evaluation.delong import smallest_detectable_difference
+from fusion_jax.evaluation.estimates import MetricKey, larger_is_better
+from fusion_jax.evaluation.paired import holm
+from fusion_jax.evaluation.protocol import Protocol
+from fusion_jax.wording import listed
+
+__all__ = ["Benefit", "fusion_benefit"]
+
+
+class Benefit(NamedTuple):
+    """What the predictions say about one fused model.
+
+    Attributes:
+      model: the fused one.
+      hardest: the single source against which the evidence is weakest.
+      gain, low, high: how much better the model is than that source, in the primary metric, larger being better, and
+        the interval; NaN ends where the test gives none.
+      p_value: the largest over the single sources of the two-sided p-values; 1 where the model is not better than one.
+      p_holm: adjusted over the fused models.
+      test: by which it was tested.
+      helped: whether `p_holm` is below 1 - level.
+      excludes_margin: whether the interval excludes a gain of the margin that was given; None without one.
+      smallest_detectable: the difference that a study with these patients and events would find with 80 % power.
+      singles: all single sources it was compared with.
+    """
+
+    model: str
+    hardest: str
+    gain: float
+    low: float
+    high: float
+    p_value: float
+    p_holm: float
+    test: str
+    helped: bool
+    excludes_margin: bool | None
+    smallest_detectable: float
+    singles: tuple[str, ...]
+
+
+TESTS = {"bootstrap": (BOOTSTRAP,), "delong": (DELONG, CLUSTERED_DELONG), "permutation": (PERMUTATION,)}
+
+
+def fusion_benefit(
+    models: tuple[str, ...], comparisons: tuple[Comparison, ...], protocol: Protocol
+) -> tuple[Benefit, ...]:
+    r"""Whether each fused model beats every single source on the same rows.
+
+    The claim "better than all single sources" is tested by the largest of its p-values (intersection-union test), so
+    the search for the best single source costs nothing; the number of fused models that were tried is paid for by
+    Holm's adjustment.
+
+    Args:
+      models: of the table.
+      comparisons: of all pairs of them, from `compare_pairs`.
+      protocol: single sources, primary metric, test and margin.
+
+    Returns:
+      One verdict for each model that is no single source; none where no single source was named.
+
+    Raises:
+      ValueError: a single source that is no model of the table, or every model is one.
+
+    References:
+      Berger 1982, Technometrics 24: 295-300 (intersection-union); Holm 1979.
+    """
+    if not protocol.singles:
+        return ()
+    unknown = [model for model in protocol.singles if model not in models]
+    if unknown:
+        raise ValueError(f"single source {unknown[0]!r} is no model of the table; it has {listed(models, 8)}.")
+    fused = [model for model in models if model not in protocol.singles]
+    if not fused:
+        raise ValueError("every model was named as a single source, so none is fused; name only those of one source.")
+    found = [_against(model, comparisons, protocol) for model in fused]
+    adjusted = holm(np.array([one.p_value for one in found]))
+    return tuple(
+        one._replace(p_holm=float(p), helped=bool(p < 1 - protocol.level))
+        for one, p in zip(found, adjusted, strict=True)
+    )
+
+
+def _against(model: str, comparisons: tuple[Comparison, ...], protocol: Protocol) -> Benefit:
+    sign = 1.0 if larger_is_better(protocol.primary) else -1.0
+    key, tests = MetricKey(protocol.primary), TESTS[protocol.test]
+    weakest: Benefit | None = None
+    for row in comparisons:
+        if row.key != key or row.test not in tests or {row.first, row.second} & {model} == set():
+            continue
+        single = row.second if row.first == model else row.first
+        if single not in protocol.singles:
+            continue
+        turned = sign if row.first == model else -sign
+        gain = turned * row.difference
+        ends = sorted((turned * row.low, turned * row.high)) if not math.isnan(row.low) else (math.nan, math.nan)
+        sd = row.sd if not math.isnan(row.sd) else _bootstrap_sd(row, comparisons)
+        p_value = row.p_value if gain > 0 else 1.0
+        excludes = None
+        if protocol.margin is not None and not math.isnan(ends[1]):
+            excludes = bool(ends[1] < protocol.margin)
+        candidate = Benefit(
+            model=model,
+            hardest=single,
+            gain=gain,
+            low=ends[0],
+            high=ends[1],
+            p_value=p_value,
+            p_holm=math.nan,
+            test=row.test,
+            helped=False,
+            excludes_margin=excludes,
+            smallest_detectable=float(smallest_detectable_difference(sd, level=1 - protocol.level)),
+            singles=protocol.singles,
+        )
+        # Of several sources that the model does not beat, the one that beats it most is shown.
+        if weakest is None or (candidate.p_value, -candidate.gain) > (weakest.p_value, -weakest.gain):
+            weakest = candidate
+    if weakest is None:
+        raise ValueError(
+            f"{model}: no comparison of {protocol.primary} with a single source ({listed(protocol.singles)}); the "
+            "metric needs probabilities from every model."
+        )
+    return weakest
+
+
+def _bootstrap_sd(row: Comparison, comparisons: tuple[Comparison, ...]) -> float:
+    """Standard error of the same difference from the bootstrap, for tests that give none."""
+    for other in comparisons:
+        if (other.key, other.first, other.second, other.test) == (row.key, row.first, row.second, BOOTSTRAP):
+            return other.sd
+    return math.nan
