@@ -18,13 +18,18 @@ OPTIONAL = tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")
 class Config:
     """Judge the predictions of one or more models on the same cases.
 
+    Writes report.html, the tables of the report as CSV, Markdown and LaTeX (tables/), every number in full precision
+    (estimates.csv, comparisons.csv, cases.csv ...), model_card.md and evaluation.json to the folder OUT.
+
+    Example: fusion-jax evaluate Image=cnn.csv Clinical=forest.csv Fused=fusion.csv --single Image Clinical
+
     Attributes:
       tables: CSV, Excel or Parquet files with a row a case: case_id, model, label, score; optional patient_id,
         instance, split, fold, repeat, seed, site, time, event, score_CLASS. NAME=FILE names the model of a file
         without a column of models. Files without case ids are paired by row order.
       out: folder of the results. Default: results/evaluate/ and the name of the first file.
       single: models that see one source each; the others are fused, and have to beat every one of these.
-      primary: the metric that decides whether fusion helped.
+      primary: the metric that decides whether fusion helped; harrell_c for tables with times alone.
       test: of differences in the primary metric.
       margin: smallest gain in the primary metric that would matter; says whether the interval excludes it.
       case: column of case ids; likewise the next ones. Default: the names of the predictions table.
@@ -72,7 +77,14 @@ class Config:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     single: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help_behavior_hint="")] = ()
     primary: Literal[
-        "auc", "average_precision", "specificity_at_sensitivity", "sensitivity_at_specificity", "brier", "log_loss"
+        "auc",
+        "average_precision",
+        "specificity_at_sensitivity",
+        "sensitivity_at_specificity",
+        "brier",
+        "log_loss",
+        "harrell_c",
+        "uno_c",
     ] = "auc"
     test: Literal["bootstrap", "delong", "permutation"] = "bootstrap"
     margin: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None

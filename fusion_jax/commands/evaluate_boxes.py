@@ -118,9 +118,10 @@ def _print(results: "Results") -> None:
 
     names = results.headline
     table = Table(title=f"{results.counts_in_words}, {MEASURES[results.measures[0]]}", title_justify="left")
-    table.add_column("model", overflow="fold")
+    # Names that leave room for five numbers are not torn.
+    table.add_column("model", overflow="fold", no_wrap=max(map(len, results.models)) <= 16)
     for name in names:
-        table.add_column(title(name, results), justify="right")
+        table.add_column(title(name, results), justify="right", overflow="fold")
     for model in results.models:
         table.add_row(model, *(results.shown(model, results.measures[0], ALL, name) for name in names))
     table.caption = f"95 % BCa intervals, {results.config.resamples} resamples of the {results.unit}"

@@ -13,16 +13,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_jax.data.image import UnreadableFile
+from fusion_jax.wording import counted
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
-__all__ = ["TABLE_SUFFIXES", "as_word", "as_written", "parsed", "read_cells", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "NoRowsError", "as_word", "as_written", "parsed", "read_cells", "read_table"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".xlsx", ".parquet")
 
 
 DATE = re.compile(r"\s*\d{4}([-/]?)\d{2}\1\d{2}")
+
+
+class NoRowsError(ValueError):
+    """A header and nothing below it, which is an answer where rows are what was found.
+
+    Attributes:
+      columns: that the header names.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        """A file and the names of its columns."""
+        super().__init__(f"{path}: a header and no rows; expected one row a case.")
+        self.columns = tuple(columns)
 
 
 def read_table(
@@ -58,7 +72,8 @@ def read_table(
     table = read_cells(path, sheet=sheet, text=kept, dates=dates)
     for column, kind in {**dict.fromkeys(units or {}, "number"), **types}.items():
         if column in table.columns and kind != "text":
-            table[column] = _converted(path, column, table[column], kind)
+            key = "units" if column in (units or {}) else "types" if kind == "date" else None
+            table[column] = _converted(path, column, table[column], kind, key)
     return table
 
 
@@ -93,7 +108,7 @@ def read_cells(
     table.columns = [str(column).strip() for column in table.columns]
     _check_header(path, list(table.columns))
     if not len(table):
-        raise ValueError(f"{path}: a header and no rows; expected one row a case.")
+        raise NoRowsError(path, list(table.columns))
     for column in table.columns.intersection([*text]):
         missing = table[column].isna()
         written = table[column].map(as_written).astype(object)
@@ -220,16 +235,18 @@ def parsed(column: "pandas.Series", kind: str) -> "pandas.Series":
     return values.where(np.isfinite(values.to_numpy(float, na_value=np.nan)))
 
 
-def _converted(path: Path, name: str, column: Any, kind: str) -> Any:
+def _converted(path: Path, name: str, column: Any, kind: str, key: str | None) -> Any:
+    """A column of one type; `key` names the setting that a user may take the column out of."""
     try:
         values = parsed(column, kind)
     except ValueError as error:
         raise ValueError(f"{path}: column {name!r} {error}") from None
     bad = np.flatnonzero((values.isna() & column.notna()).to_numpy())
     if len(bad):
-        wanted, key = ("a date such as 2020-01-31", "types") if kind == "date" else ("a number", "units")
+        wanted = "a date such as 2020-01-31" if kind == "date" else "a number"
+        way_out = "" if key is None else f", or take the column out of `{key}`"
         raise ValueError(
-            f"{path}: column {name!r} holds {column.iloc[bad].tolist()[0]!r} in row {bad[0] + 2} ({len(bad)} such "
-            f"cells); expected {wanted}. Fix the cells, or take the column out of `{key}`."
+            f"{path}: column {name!r} holds {column.iloc[bad].tolist()[0]!r} in row {bad[0] + 2} "
+            f"({counted(len(bad), 'such cell')}); expected {wanted}. Fix the cells{way_out}."
         )
     return values

@@ -1,6 +1,7 @@
 """Everything that a table of predictions says about its models, from one call."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from fusion_jax.evaluation.calibration import (
     prediction_histogram,
     reliability_bins,
 )
-from fusion_jax.evaluation.comparisons import Comparison, compare_pairs
+from fusion_jax.evaluation.comparisons import Comparison, compare_pairs, survival_pairs
 from fusion_jax.evaluation.decision import DecisionCurve, decision_curve, metrics_at_prevalence
 from fusion_jax.evaluation.estimates import Judged, judge
 from fusion_jax.evaluation.operating import READ_OFF, Rule, make_rules
@@ -36,12 +37,25 @@ from fusion_jax.evaluation.subgroups import Cell, judge_subgroups
 from fusion_jax.evaluation.survival_follow_up import default_horizons
 from fusion_jax.evaluation.survival_groups import GroupSurvival, risk_groups, survival_by_group
 from fusion_jax.evaluation.survival_resampled import SurvivalComparison, compare_survival
-from fusion_jax.wording import counted
+from fusion_jax.wording import counted, listed
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
 __all__ = ["Calibrated", "Evaluation", "Survival", "evaluate"]
+
+
+RANKED = ("auc", "average_precision", "specificity_at_sensitivity", "sensitivity_at_specificity")
+CONCORDANCES = ("harrell_c", "uno_c")
+
+CALIBRATED_ROWS = 50_000_000
+"""Rows times resamples of a calibration: a resample fits three regressions, a minute a model at this number."""
+LEAST_RESAMPLES = 500
+
+FEW_OF_A_CLASS = 15
+"""Patients of a class below which tests by resampling and DeLong's find differences that are not there: in 300 cohorts
+of 100 patients and equal models the bootstrap at 5 % found one in 33 % with 2 positives, 13 % with 5, 11 % with 10,
+7 % with 15; the exchange of ranks in no more than 7 % of any."""
 
 
 class Calibrated(NamedTuple):
@@ -163,6 +177,11 @@ def evaluate(
     protocol = protocol or Protocol()
     view = view or panel.ensemble()
     notes, warnings = list(panel.notes), _independence(panel)
+    if panel.labels is None and protocol.primary not in CONCORDANCES:
+        protocol = replace(protocol, primary="harrell_c", test="bootstrap")
+        notes.append("The table has times and no labels: Harrell's C is the primary metric.")
+    few = _few(panel)
+    warnings += few + _unequal_trainings(panel, view) + _crossing_folds(panel)
     rules: tuple[Rule, ...] = ()
     rule_notes, calibration_notes = (), []
     judged, comparisons, benefits, changes = None, (), (), ()
@@ -179,7 +198,12 @@ def evaluate(
             notes.append(f"{counted(alone, 'patient')} alone with that pattern of labels never varied in resamples.")
         advance("comparing models")
         comparisons = compare_pairs(panel, view, judged, rules, protocol)
-        benefits = fusion_benefit(view.models, comparisons, protocol)
+        if two and few and protocol.singles and protocol.test != "permutation" and protocol.primary in RANKED:
+            protocol = replace(protocol, test="permutation")
+            warnings.append(
+                "With so few of a class the exchange of ranks decides whether fusion helped, not the test that was "
+                "asked for: it keeps its level, and the others do not."
+            )
         changes = _changes(panel, view, rules, protocol)
         advance("looking at folds and trainings")
         folds = fold_values(panel, protocol)
@@ -189,13 +213,25 @@ def evaluate(
         if two and covariates is not None:
             advance("looking at subgroups")
             cells = judge_subgroups(panel, view, rules, _joined(panel, covariates), protocol)
+            shown = {cell.column for cell in cells}
+            notes += [
+                f"{column} has one value in all rows: no subgroups." for column in covariates if column not in shown
+            ]
     calibrations, decision = _probabilities(panel, view, protocol, advance, calibration_notes)
     prevalence = _at_prevalence(panel, view, rules, protocol) if calibrations else {}
+    if protocol.prevalence is not None and not prevalence:
+        calibration_notes.append(
+            f"Nothing is shown for a prevalence of {protocol.prevalence:g}: that needs probabilities of two classes."
+        )
     survival = None
-    if panel.time is not None:
+    if panel.time is not None and view.scores.ndim > 2:
+        notes.append("Survival is not judged: of scores of several classes none says who is at higher risk.")
+    elif panel.time is not None:
         advance("judging survival")
         survival = _survival(panel, view, protocol)
-    if len(view.models) > 1 and not protocol.singles and panel.labels is not None:
+        comparisons += survival_pairs(view.models, survival.comparison)
+    benefits = fusion_benefit(view.models, comparisons, protocol)
+    if len(view.models) > 1 and not protocol.singles:
         notes.append(
             "No single source was named (--single), so no verdict is given on whether fusion helped; the differences "
             "of all pairs are listed."
@@ -213,6 +249,57 @@ def _independence(panel: Panel) -> list[str]:
     warning = (
         f"The table does not say which {panel.level}s are of one patient. Intervals and tests assume independent "
         f"{panel.level}s, and are probably too narrow where patients have several."
+    )
+    return [warning]
+
+
+def _few(panel: Panel) -> list[str]:
+    if panel.labels is None:
+        return []
+    who = panel.units if panel.patients is None else panel.patients
+    counts = [len(np.unique(who[panel.labels == number])) for number in range(len(panel.classes))]
+    least = int(np.argmin(counts))
+    if not 0 < counts[least] < FEW_OF_A_CLASS:
+        return []
+    whom = panel.level if panel.patients is None else "patient"
+    warning = (
+        f"Only {counted(counts[least], whom)} with label {panel.classes[least]}: with fewer than {FEW_OF_A_CLASS} of a "
+        "class, intervals of the bootstrap and of DeLong are too narrow, and their p-values too small."
+    )
+    return [warning]
+
+
+def _unequal_trainings(panel: Panel, view: View) -> list[str]:
+    counts = {model: len(runs) for model, runs in panel.runs.items()}
+    if len(set(counts.values())) == 1 or not view.name.startswith("ensemble"):
+        return []
+    warning = (
+        "Models were not trained equally often ("
+        + listed((f"{model} {count}" for model, count in counts.items()), 8)
+        + "): the mean score of several trainings is better than one of them, and that gain is part of every "
+        "difference. Judge training by training (--trainings each)."
+    )
+    return [warning]
+
+
+def _crossing_folds(panel: Panel) -> list[str]:
+    """Patients whose cases were tested in different folds of one training trained the models that tested them."""
+    if panel.patients is None or not panel.clustered:
+        return []
+    names, codes = np.unique(panel.patients, return_inverse=True)
+    crossing = np.zeros(len(names), bool)
+    for run in (run for runs in panel.runs.values() for run in runs if run.folds is not None):
+        folds: Any = run.folds
+        lowest, highest = np.full(len(names), folds.max()), np.full(len(names), folds.min())
+        np.minimum.at(lowest, codes, folds)
+        np.maximum.at(highest, codes, folds)
+        crossing |= lowest < highest
+    if not crossing.any():
+        return []
+    warning = (
+        f"{counted(int(crossing.sum()), 'patient')} ({listed(names[crossing].tolist())}) with cases in several folds "
+        "of one training: if folds split a cross-validation, their other cases were trained on, and all figures are "
+        "too good. Split by patient."
     )
     return [warning]
 
@@ -256,12 +343,18 @@ def _probabilities(
         return {}, None
     labels = panel.labels
     found = {}
+    resamples = min(protocol.resamples, max(LEAST_RESAMPLES, CALIBRATED_ROWS // len(panel)))
+    if resamples < protocol.resamples:
+        notes.append(
+            f"Calibration and net benefit rest on {resamples:,} resamples, because of the {len(panel):,} rows."
+        )
     for number in usable:
         model, scores = view.models[number], view.scores[number]
         advance(f"calibrating {model}")
         options: dict[str, Any] = {
             "patients": panel.patients,
-            "resamples": protocol.resamples,
+            "resamples": resamples,
+            "simulations": min(1000, resamples),
             "level": protocol.level,
             "seed": protocol.seed,
         }
@@ -276,7 +369,8 @@ def _probabilities(
         if again is not None:
             notes += [f"{model}: {warning}" for warning in again.warnings]
     if all(each.recalibrated is None for each in found.values()):
-        notes.append("No recalibration was tried: the table has no validation rows to fit one on.")
+        why = view.refused or "the table has no validation rows to fit one on"
+        notes.append(f"No recalibration was tried: {why}.")
     advance("weighing decisions")
     decision = decision_curve(
         labels,
@@ -284,7 +378,7 @@ def _probabilities(
         single_sources=[number for number, index in enumerate(usable) if view.models[index] in protocol.singles],
         prevalence=protocol.prevalence,
         patients=panel.patients,
-        resamples=protocol.resamples,
+        resamples=resamples,
         level=protocol.level,
         seed=protocol.seed,
     )

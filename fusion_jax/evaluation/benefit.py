@@ -28,8 +28,9 @@ class Benefit(NamedTuple):
       model: the fused one.
       hardest: the single source against which the evidence is weakest.
       gain, low, high: how much better the model is than that source, in the primary metric, larger being better, and
-        the interval; NaN ends where the test gives none.
-      p_value: the largest over the single sources of the two-sided p-values; 1 where the model is not better than one.
+        the interval, of the bootstrap where the test has none; NaN ends where there is none at all.
+      p_value: the largest over the single sources of the two-sided p-values; 1 where the model is not better than
+        one, NaN where the test of one has none.
       p_holm: adjusted over the fused models.
       test: by which it was tested.
       helped: whether `p_holm` is below 1 - level.
@@ -73,7 +74,7 @@ def fusion_benefit(
       One verdict for each model that is no single source; none where no single source was named.
 
     Raises:
-      ValueError: a single source that is no model of the table, or every model is one.
+      ValueError: a single source that is no model of the table, or every model is one; a source that was not compared.
 
     References:
       Berger 1982, Technometrics 24: 295-300 (intersection-union); Holm 1979.
@@ -87,7 +88,10 @@ def fusion_benefit(
     if not fused:
         raise ValueError("every model was named as a single source, so none is fused; name only those of one source.")
     found = [_against(model, comparisons, protocol) for model in fused]
-    adjusted = holm(np.array([one.p_value for one in found]))
+    p_values = np.array([one.p_value for one in found])
+    untested = np.isnan(p_values)
+    # A model that could not be tested was tried all the same.
+    adjusted = np.where(untested, np.nan, holm(np.where(untested, 1.0, p_values)))
     return tuple(
         one._replace(p_holm=float(p), helped=bool(p < 1 - protocol.level))
         for one, p in zip(found, adjusted, strict=True)
@@ -98,16 +102,19 @@ def _against(model: str, comparisons: tuple[Comparison, ...], protocol: Protocol
     sign = 1.0 if larger_is_better(protocol.primary) else -1.0
     key, tests = MetricKey(protocol.primary), TESTS[protocol.test]
     weakest: Benefit | None = None
+    compared: set[str] = set()
     for row in comparisons:
         if row.key != key or row.test not in tests or {row.first, row.second} & {model} == set():
             continue
         single = row.second if row.first == model else row.first
         if single not in protocol.singles:
             continue
+        compared.add(single)
         turned = sign if row.first == model else -sign
         gain = turned * row.difference
-        ends = sorted((turned * row.low, turned * row.high)) if not math.isnan(row.low) else (math.nan, math.nan)
-        sd = row.sd if not math.isnan(row.sd) else _bootstrap_sd(row, comparisons)
+        # The exchange of ranks has no interval of its own.
+        measured = row if not math.isnan(row.sd) else _bootstrap_row(row, comparisons)
+        ends = sorted((turned * measured.low, turned * measured.high))
         p_value = row.p_value if gain > 0 else 1.0
         excludes = None
         if protocol.margin is not None and not math.isnan(ends[1]):
@@ -123,23 +130,30 @@ def _against(model: str, comparisons: tuple[Comparison, ...], protocol: Protocol
             test=row.test,
             helped=False,
             excludes_margin=excludes,
-            smallest_detectable=float(smallest_detectable_difference(sd, level=1 - protocol.level)),
+            smallest_detectable=float(smallest_detectable_difference(measured.sd, level=1 - protocol.level)),
             singles=protocol.singles,
         )
         # Of several sources that the model does not beat, the one that beats it most is shown.
-        if weakest is None or (candidate.p_value, -candidate.gain) > (weakest.p_value, -weakest.gain):
+        if weakest is None or _evidence(candidate) > _evidence(weakest):
             weakest = candidate
-    if weakest is None:
+    missing = [single for single in protocol.singles if single not in compared]
+    if weakest is None or missing:
         raise ValueError(
-            f"{model}: no comparison of {protocol.primary} with a single source ({listed(protocol.singles)}); the "
-            "metric needs probabilities from every model."
+            f"{model}: no comparison of {protocol.primary} with a single source ({listed(missing)}) by the test "
+            f"{protocol.test!r}, so nothing is known of every source. Losses need probabilities from every model; "
+            "DeLong's test and the exchange of ranks need two classes. Choose another --primary or --test."
         )
     return weakest
 
 
-def _bootstrap_sd(row: Comparison, comparisons: tuple[Comparison, ...]) -> float:
-    """Standard error of the same difference from the bootstrap, for tests that give none."""
+def _evidence(one: Benefit) -> tuple[float, float]:
+    """Larger where there is less evidence; none where there is no p-value."""
+    return (1.0 if math.isnan(one.p_value) else one.p_value, -one.gain)
+
+
+def _bootstrap_row(row: Comparison, comparisons: tuple[Comparison, ...]) -> Comparison:
+    """The same difference by the bootstrap, which has an interval and a standard error."""
     for other in comparisons:
         if (other.key, other.first, other.second, other.test) == (row.key, row.first, row.second, BOOTSTRAP):
-            return other.sd
-    return math.nan
+            return other
+    return row

@@ -15,8 +15,9 @@ from fusion_jax.evaluation.permutation import merge_models, permutation_test
 from fusion_jax.evaluation.protocol import Protocol
 from fusion_jax.evaluation.ranked import classification_statistics, exact_ratio
 from fusion_jax.evaluation.resampling import percentile_interval, z_test
+from fusion_jax.evaluation.survival_resampled import SurvivalComparison
 
-__all__ = ["Comparison", "compare_pairs"]
+__all__ = ["Comparison", "compare_pairs", "survival_pairs"]
 
 BOOTSTRAP, DELONG, PERMUTATION, MCNEMAR = "bootstrap z", "DeLong", "rank permutation", "McNemar mid-p"
 CLUSTERED_DELONG, CLUSTERED_MCNEMAR = "clustered DeLong (Obuchowski)", "clustered McNemar (Obuchowski)"
@@ -31,7 +32,8 @@ class Comparison(NamedTuple):
       difference, low, high: with its interval; NaN ends where the test has none.
       sd: standard error of the difference; NaN where the test has none.
       test: by name.
-      p_value: two-sided, not adjusted.
+      p_value: two-sided, not adjusted; NaN where the resamples cannot tell: a class of a single patient, or a
+        difference that is the same in all of them.
       p_error: Monte-Carlo standard error of the p-value; None where nothing was resampled.
       p_holm, p_benjamini_hochberg: adjusted over all pairs of models for this metric and test.
     """
@@ -100,8 +102,14 @@ def compare_pairs(
             if np.isnan(difference):
                 continue
             draws = judged.draws[key][:, one] - judged.draws[key][:, other]
+            if judged.alone:
+                add(key, one, other, BOOTSTRAP, difference=difference, p_value=np.nan)
+                continue
             test = z_test(difference, draws)
             ends = percentile_interval(draws, protocol.level)
+            if difference and not test.sd > 0:
+                add(key, one, other, BOOTSTRAP, difference=difference, p_value=np.nan)
+                continue
             add(
                 key, one, other, BOOTSTRAP, difference=difference, low=float(ends.low), high=float(ends.high),
                 sd=float(test.sd), p_value=float(test.p_value), p_error=float(test.p_error),
@@ -112,6 +120,31 @@ def compare_pairs(
             _decisions(panel, rules, one, other, add)
         advance()
     return tuple(row for rows in found.values() for row in _adjusted(rows))
+
+
+def survival_pairs(models: tuple[str, ...], survival: SurvivalComparison) -> tuple[Comparison, ...]:
+    """Concordances of all pairs of models, by the z-test on the differences of the same resamples.
+
+    Args:
+      models: in the order of the comparison.
+      survival: of all models on the same rows.
+    """
+    tests, ends = survival.differences, survival.difference_intervals
+    if tests is None or ends is None:
+        return ()
+    found = []
+    for metric, part in (("harrell_c", "harrell"), ("uno_c", "uno")):
+        test, interval = getattr(tests, part), getattr(ends, part)
+        rows = [
+            Comparison(
+                *MetricKey(metric), models[one], models[other], float(test.difference[pair]),
+                float(interval.low[pair]), float(interval.high[pair]), float(test.sd[pair]), BOOTSTRAP,
+                float(test.p_value[pair]), float(test.p_error[pair]), np.nan, np.nan,
+            )
+            for pair, (one, other) in enumerate(survival.pairs)
+        ]  # fmt: skip
+        found += _adjusted(rows)
+    return tuple(found)
 
 
 def _areas(panel: Panel, view: View, one: int, other: int, protocol: Protocol, add: Callable[..., None]) -> None:

@@ -41,18 +41,24 @@ __all__ = ["DECISION_METRICS", "Estimate", "Judged", "MetricKey", "judge", "larg
 DECISION_METRICS = ("accuracy", "sensitivity", "specificity", "precision", "f1", "balanced_accuracy", "mcc")
 PROPORTIONS = ("accuracy", "sensitivity", "specificity", "precision")
 LOSSES = ("brier", "log_loss")
+OTHER_TITLES = {"within_fold_auc": "AUC within folds", "harrell_c": "Harrell's C", "uno_c": "Uno's C"}
 
 # With the threshold taken as given, the interval of the specificity at 95 % sensitivity of a published model is
 # [47.6, 50.7]; with the threshold read off again in every resample it is [38.9, 55.3].
 NO_INTERVAL = Interval(np.nan, np.nan)
 CHOSEN_HERE = "none: these rows chose the threshold"
+NEVER_VARIED = "none: the same in every resample, which is no certainty"
+
+SMALL_STRATUM = 10
+"""Patients with several labels share a stratum where fewer than this have just these labels: a stratum of g patients
+loses the share 1 / g of its variance, and with many classes most patients would be alone in theirs."""
 
 
 class MetricKey(NamedTuple):
     """What a number is of.
 
     Attributes:
-      metric: its name in `METRICS`, or `within_fold_auc`.
+      metric: its name in `METRICS`, or `within_fold_auc`, `harrell_c` or `uno_c`.
       rule: how scores became decisions; empty for metrics of scores.
       of_class: one class against the rest, of three and more; empty for two classes, and for the mean over classes.
     """
@@ -102,6 +108,7 @@ class Judged(NamedTuple):
       draws: of the same keys, shape `(r, m)`.
       design: who was drawn with whom.
       curves: point curves and bands on a grid, or None: `Curves` of values, low and high ends, each `(m, g)`.
+      alone: why no resample tells how sure anything is: a class of one patient, who is in all of them; empty otherwise.
     """
 
     estimates: tuple[Estimate, ...]
@@ -109,6 +116,7 @@ class Judged(NamedTuple):
     draws: Mapping[MetricKey, Float[np.ndarray, "r m"]]
     design: Design
     curves: tuple[Curves, Curves, Curves] | None
+    alone: str = ""
 
 
 def title(key: MetricKey, protocol: Protocol) -> str:
@@ -118,8 +126,8 @@ def title(key: MetricKey, protocol: Protocol) -> str:
       >>> title(MetricKey("specificity_at_sensitivity"), Protocol())
       'Specificity at 95 % sensitivity'
     """
-    if key.metric == "within_fold_auc":
-        name = "AUC within folds"
+    if key.metric in OTHER_TITLES:
+        name = OTHER_TITLES[key.metric]
     else:
         name = METRICS[key.metric].title(_target(key.metric, protocol) or 0.95)
     return f"{name}, {key.of_class} against the rest" if key.of_class else name
@@ -127,7 +135,7 @@ def title(key: MetricKey, protocol: Protocol) -> str:
 
 def larger_is_better(metric: str) -> bool:
     """Whether a larger value is a better one."""
-    return metric == "within_fold_auc" or METRICS[metric].larger_is_better
+    return metric in OTHER_TITLES or METRICS[metric].larger_is_better
 
 
 def judge(panel: Panel, view: View, rules: tuple[Rule, ...], protocol: Protocol) -> Judged:
@@ -158,7 +166,7 @@ def judge(panel: Panel, view: View, rules: tuple[Rule, ...], protocol: Protocol)
     if len(panel.classes) > 2:
         return _judge_classes(panel, view, protocol)
     labels = panel.labels
-    design = make_design(labels, panel.patients)
+    design = _design(panel)
     probabilities = _probable(panel, view)
     data = ClassificationData(
         ranked=make_ranked(labels, view.scores),
@@ -176,10 +184,34 @@ def judge(panel: Panel, view: View, rules: tuple[Rule, ...], protocol: Protocol)
         if MetricKey(metric) in draws:
             draws[MetricKey(metric)] = np.where(probabilities, draws[MetricKey(metric)], np.nan)
     intervals = _intervals(values, draws, data, design, protocol)
-    estimates = _estimates(panel, view, rules, values, intervals, protocol)
+    estimates = _estimates(panel, view, rules, values, draws, intervals, protocol)
     curves = _bands(data, sample[1], protocol) if protocol.curves else None
     resampled = {key: value for key, value in values.items() if key in draws}
-    return Judged(estimates, resampled, {key: draws[key] for key in resampled}, design, curves)
+    return Judged(estimates, resampled, {key: draws[key] for key in resampled}, design, curves, _alone(panel))
+
+
+def _design(panel: Panel) -> Design:
+    """Patients in strata of their labels, rare sets of several labels together."""
+    labels: Any = panel.labels
+    design = make_design(labels, panel.patients)
+    pairs = np.unique(np.stack([design.cluster, labels.astype(design.cluster.dtype)], axis=1), axis=0)
+    several = np.bincount(pairs[:, 0], minlength=len(design.stratum)) > 1
+    rare = several & (np.bincount(design.stratum)[design.stratum] < SMALL_STRATUM)
+    if not rare.any():
+        return design
+    merged = np.where(rare, design.stratum[rare].min(), design.stratum)
+    return design._replace(stratum=np.unique(merged, return_inverse=True)[1].astype(design.stratum.dtype))
+
+
+def _alone(panel: Panel) -> str:
+    labels: Any = panel.labels
+    for number, name in enumerate(panel.classes):
+        of_class = labels == number
+        count = int(of_class.sum()) if panel.patients is None else len(np.unique(panel.patients[of_class]))
+        if count == 1:
+            whom = panel.level if panel.patients is None else "patient"
+            return f"none: a single {whom} has the label {name}"
+    return ""
 
 
 def _statistics(data: ClassificationData, weights: Any) -> tuple[ClassificationStatistics, Curves]:
@@ -268,6 +300,7 @@ def _estimates(
     view: View,
     rules: tuple[Rule, ...],
     values: Mapping[MetricKey, Float[np.ndarray, "m"]],
+    draws: Mapping[MetricKey, Float[np.ndarray, "r m"]],
     intervals: Mapping[MetricKey, Interval],
     protocol: Protocol,
 ) -> tuple[Estimate, ...]:
@@ -287,11 +320,13 @@ def _estimates(
                 continue
             if key.metric in PROPORTIONS and key.rule:
                 found += _proportion(panel, key, by_rule[key.rule].decisions[number], model, protocol)
-            of = intervals[key]
-            found.append(_estimate(model, key, value[number], _at(of, number), resampled, whole))
+            ends, how = _trusted(_at(intervals[key], number), draws[key][:, number], resampled, _alone(panel))
+            found.append(_estimate(model, key, value[number], ends, how, whole))
             if key.metric == "auc":
                 method = f"{'clustered DeLong (Obuchowski)' if analytic.clustered else 'DeLong'}, logit scale"
                 ends = Interval(float(area.low[number]), float(area.high[number]))
+                if not analytic.standard_error[number] > 0:  # constant scores, or classes parted perfectly
+                    ends = NO_INTERVAL
                 found.append(_estimate(model, key, value[number], ends, method, whole))
     return tuple(found)
 
@@ -300,6 +335,17 @@ def _resampled(panel: Panel, protocol: Protocol) -> str:
     kind = "percentile" if protocol.interval == "percentile" else "BCa"
     unit = "patients" if panel.patients is not None else f"{panel.level}s"
     return f"stratified bootstrap of {unit}, {protocol.resamples:,} resamples, {kind}"
+
+
+def _trusted(interval: Interval, draws: Float[np.ndarray, "r"], method: str, alone: str) -> tuple[Interval, str]:
+    """The interval with its method, or none with the reason where the draws cannot know it."""
+    if alone:
+        return NO_INTERVAL, alone
+    known = draws[~np.isnan(draws)]
+    # Classes that are parted perfectly are so in every resample: [1, 1] would be a claim of certainty.
+    if len(known) and known.min() == known.max():
+        return NO_INTERVAL, NEVER_VARIED
+    return interval, method
 
 
 def _at(interval: Interval, number: int) -> Interval:
@@ -382,7 +428,7 @@ def _judge_classes(panel: Panel, view: View, protocol: Protocol) -> Judged:
     probabilities = _probable(panel, view)
     positive = np.stack([labels == number for number in range(k)]).astype(int)
     decided = view.scores.argmax(axis=-1)
-    design = make_design(labels, panel.patients)
+    design = _design(panel)
     one_rest = ClassificationData(
         ranked=stack_ranked(
             [make_ranked(positive[c], view.scores[model, :, c]) for model in range(m) for c in range(k)],
@@ -440,9 +486,10 @@ def _judge_classes(panel: Panel, view: View, protocol: Protocol) -> Judged:
                 continue
             events = int((labels == panel.classes.index(key.of_class)).sum()) if key.of_class else len(panel)
             basis = {"rows": len(panel), "events": events, "patients": panel.patient_count}
-            interval = percentile_interval(draws[key][:, number], protocol.level)
-            estimates.append(_estimate(model, key, value[number], interval, method, basis))
-    return Judged(tuple(estimates), values, draws, design, None)
+            of_model = draws[key][:, number]
+            ends, how = _trusted(percentile_interval(of_model, protocol.level), of_model, method, _alone(panel))
+            estimates.append(_estimate(model, key, value[number], ends, how, basis))
+    return Judged(tuple(estimates), values, draws, design, None, _alone(panel))
 
 
 def _flat_classes(statistics: ClassificationStatistics, m: int, k: int) -> dict[MetricKey, np.ndarray]:

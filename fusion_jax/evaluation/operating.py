@@ -57,12 +57,18 @@ def make_rules(panel: Panel, view: View, protocol: Protocol) -> tuple[tuple[Rule
       The rules, and notes for the reader.
 
     Raises:
-      ValueError: validation rows that cannot give a threshold, such as rows of one class.
+      ValueError: validation rows that cannot give a threshold, such as rows of one class; a given threshold that is no
+        probability, for probabilities.
     """
     labels: Any = panel.labels
     rules, notes = [], []
     probabilities = all(panel.kinds[model] == "probability" for model in view.models)
     if protocol.threshold is not None:
+        if probabilities and not 0 < protocol.threshold <= 1:
+            raise ValueError(
+                f"threshold {protocol.threshold:g} with probabilities, which logits have become: it would call every "
+                "row the same. Give a probability, such as 0.5."
+            )
         rules.append(_same(GIVEN, "given beforehand", protocol.threshold, view))
     elif probabilities:
         rules.append(_same(CONVENTION, "0.5, by convention; not chosen for these data", CONVENTIONAL, view))

@@ -163,9 +163,29 @@ class Panel:
         for model, runs in self.runs.items():
             validation[model], reason = _mean_validation(runs)
             refused = refused or reason
-        most = max(len(runs) for runs in self.runs.values())
-        name = f"ensemble of {counted(most, 'training')}" if most > 1 else ""
+        if not shared:
+            validation, reason = self._apart(validation)
+            refused = refused or reason
+        least, most = (how(len(runs) for runs in self.runs.values()) for how in (min, max))
+        name = f"ensemble of {'' if least == most else 'up to '}{counted(most, 'training')}" if most > 1 else ""
         return View(name, self.models, scores, first if shared else None, validation, refused)
+
+    def _apart(self, validation: Mapping[str, Validation | None]) -> tuple[dict[str, Validation | None], str]:
+        """Validation rows, of rows without common folds: none that are of several trainings, or are judged as well."""
+        reason = (
+            "validation rows belong to the training of a fold, and the rows that are judged have no folds in common "
+            "(models with different partitions, or cases tested in several folds), so that a threshold or a "
+            "recalibration would have seen cases it is judged by"
+        )
+        judged = set(self.units) if self.patients is None else set(self.patients)
+        kept, refused = dict(validation), ""
+        for model, part in validation.items():
+            if part is None:
+                continue
+            several = part.folds is not None and len(np.unique(part.folds)) > 1
+            if several or judged & set(part.units if part.patients is None else part.patients):
+                kept[model], refused = None, reason
+        return kept, refused
 
     def each(self) -> tuple[View, ...]:
         """A view of every training; models that were trained once stand in each of them.
@@ -188,9 +208,11 @@ class Panel:
             shared = first is not None and all(
                 run.folds is not None and np.array_equal(first, run.folds) for run in chosen
             )
-            validation = {model: run.validation for model, run in zip(self.models, chosen, strict=True)}
+            validation, refused = {model: run.validation for model, run in zip(self.models, chosen, strict=True)}, ""
+            if not shared:
+                validation, refused = self._apart(validation)
             scores = np.stack([run.scores for run in chosen])
-            views.append(View(name, self.models, scores, first if shared else None, validation))
+            views.append(View(name, self.models, scores, first if shared else None, validation, refused))
         return tuple(views)
 
 
@@ -241,7 +263,7 @@ def make_panel(predictions: Predictions, *, level: Level = "case", aggregate: Ag
                         also["unit"].to_numpy(dtype=object),
                         also["label"].to_numpy(dtype=int),
                         _squeezed(also[scores]),
-                        also["fold"].to_numpy(dtype=int) if folds else None,
+                        also["fold"].to_numpy(dtype=int) if folds and also["fold"].notna().all() else None,
                         also["patient"].to_numpy(dtype=object) if "patient" in also.columns else None,
                     )
                     if len(also) and "label" in also.columns
@@ -306,24 +328,36 @@ def _aggregated(
         return rows
     several = rows[doubled].groupby(key, sort=False)["fold"].nunique()
     in_folds = bool((several[several.index.get_level_values("split") == "test"] > 1).any()) if folds else False
+    if in_folds:
+        rows.loc[rows["split"] == "test", "fold"] = -1
     # Validation rows of different folds belong to different trainings and are not averaged.
-    key = [*key, "fold"] if not in_folds else key
-    first = {name: "first" for name in ("case", "patient", "fold") if name in rows.columns and name not in key}
+    key = [*key, "fold"]
+    first = {name: "first" for name in ("case", "patient") if name in rows.columns}
     how: dict[str, Any] = dict.fromkeys(scores, "max" if aggregate == "max" else "mean")
-    mixed = "label" in known and bool((rows.groupby(key)["label"].nunique() > 1).any())
+    part = "case" if level == "patient" else "instance"
+    grouped: Any = rows.groupby(key, sort=False, as_index=False, dropna=False)
+    differ = {name: (grouped[name].nunique()[name] > 1).to_numpy() for name in known}
+    for name in ("time", "event"):
+        if differ.get(name, np.zeros(1)).any():
+            one = grouped.first()["unit"][differ[name]].iloc[0]
+            raise ValueError(
+                f"{level} {one!r} has {part}s with different {name}s; follow-up is of the patient. Write the same time "
+                f"and event into all rows of a patient, or judge {part}s (--level {part})."
+            )
+    mixed = "label" in known and bool(differ["label"].any())
     if mixed and len(predictions.classes) > 2:
         raise ValueError(
-            "patients have cases of several classes, and with more than two none of them stands for the patient. "
-            "Judge cases (--level case)."
+            f"{level}s have {part}s of several classes, and with more than two none of them stands for the {level}. "
+            f"Judge {part}s (--level {part})."
         )
     if mixed:
-        notes.append("A patient counts as positive if one case is.")
-    found = rows.groupby(key, sort=False, as_index=False).agg(
-        {**first, **{name: "min" if name == "time" else "max" for name in known}, **how}
-    )
+        notes.append(f"A {level} counts as positive if one {part} is.")
+    found = grouped.agg({**first, **dict.fromkeys(known, "max"), **how})
     if in_folds:
-        found["fold"] = -1
-        notes.append("Some cases were tested in several folds of one training; their scores were averaged.")
+        notes.append(
+            "Some cases were tested in several folds of one training; their scores were averaged, and figures are of "
+            "that ensemble."
+        )
     size = len(rows) / len(found)
     words = {"mean": "the mean score", "max": "the largest score", "vote": "the share of votes"}[aggregate]
     notes.append(f"A {level} is judged by {words} of its rows ({size:.3g} on average).")

@@ -9,7 +9,14 @@ from fusion_jax.wording import listed
 __all__ = ["Primary", "Protocol"]
 
 Primary: TypeAlias = Literal[
-    "auc", "average_precision", "specificity_at_sensitivity", "sensitivity_at_specificity", "brier", "log_loss"
+    "auc",
+    "average_precision",
+    "specificity_at_sensitivity",
+    "sensitivity_at_specificity",
+    "brier",
+    "log_loss",
+    "harrell_c",
+    "uno_c",
 ]
 
 
@@ -18,7 +25,8 @@ class Protocol:
     """How predictions are judged.
 
     Attributes:
-      primary: the one metric by which a fused model is said to have helped.
+      primary: the one metric by which a fused model is said to have helped; for tables with times alone, Harrell's C
+        unless Uno's is named.
       test: of a difference between two models: the bootstrap z-test, DeLong's (AUC only), or the exchange of ranks.
       singles: models that see one source each. All others are fused, and have to beat every one of these.
       margin: the smallest gain in the primary metric that would matter, above 0.
@@ -80,7 +88,7 @@ class Protocol:
             raise ValueError(f"threshold is {self.threshold:g}; expected a finite score.")
         if self.test == "delong" and self.primary != "auc":
             raise ValueError(f"DeLong's test is for the AUC, and the primary metric is {self.primary}; take bootstrap.")
-        if self.test == "permutation" and self.primary in ("brier", "log_loss"):
-            raise ValueError(f"ranks have no {self.primary}; take the bootstrap test.")
+        if self.test == "permutation" and self.primary in ("brier", "log_loss", "harrell_c", "uno_c"):
+            raise ValueError(f"the exchange of ranks has no {self.primary}; take the bootstrap test.")
         if len(set(self.singles)) < len(self.singles):
             raise ValueError(f"singles name a model twice: {listed(self.singles)}.")

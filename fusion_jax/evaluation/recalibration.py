@@ -463,8 +463,8 @@ def recalibrate(
       >>> done.probabilities.tolist()
       [0.5, 1.0]
       >>> done.warnings[0]
-      'isotonic recalibration of fold 0 was fitted on 4 validation rows, 2 of the smaller class; below 100 a step
-      function is mostly noise.'
+      'Isotonic recalibration was fitted on few validation rows in 1 of 1 fold, fewest in fold 0: 4, 2 of the smaller
+      class; below 100 a step function is mostly noise.'
     """
     if method not in METHODS:
         raise ValueError(f"method: {method!r}; expected one of {', '.join(METHODS)}.")
@@ -474,7 +474,7 @@ def recalibrate(
             "look calibrated; write the validation predictions of each fold into the table (split `validation`)."
         )
     _, test = check_probabilities(np.zeros(len(folds), int), probabilities, purpose="recalibration", one_class=True)
-    done, fits, warnings = np.empty(len(test)), {}, []
+    done, fits = np.empty(len(test)), {}
     for fold in np.unique(folds).tolist():
         rows = validation.folds == fold
         labels = validation.labels[rows]
@@ -490,25 +490,29 @@ def recalibrate(
             )
         fits[fold] = METHODS[method](labels, validation.probabilities[rows])
         done[folds == fold] = apply(fits[fold], test[folds == fold])
-        warnings += _warnings(fits[fold], fold)
-    return Recalibrated(done, fits, tuple(warnings))
+    return Recalibrated(done, fits, _warnings(fits))
 
 
-def _warnings(fit: Recalibration, fold: Hashable) -> list[str]:
+def _warnings(fits: dict[Hashable, Recalibration]) -> tuple[str, ...]:
     found = []
-    fewer = min(fit.events, fit.n - fit.events)
-    enough, kind = (FEW_FOR_ISOTONIC, "step function") if fit.steps else (FEW_EVENTS, "line")
-    if fewer < enough:
+    smaller = {fold: min(fit.events, fit.n - fit.events) for fold, fit in fits.items()}
+    any_fit = next(iter(fits.values()))
+    enough, kind = (FEW_FOR_ISOTONIC, "step function") if any_fit.steps else (FEW_EVENTS, "line")
+    few = [fold for fold in fits if smaller[fold] < enough]
+    if few:
+        worst = min(few, key=lambda fold: smaller[fold])
         found.append(
-            f"{fit.method} recalibration of fold {fold} was fitted on {fit.n} validation rows, {fewer} of the smaller "
+            f"{any_fit.method.capitalize()} recalibration was fitted on few validation rows in {len(few)} of "
+            f"{counted(len(fits), 'fold')}, fewest in fold {worst}: {fits[worst].n}, {smaller[worst]} of the smaller "
             f"class; below {enough} a {kind} is mostly noise."
         )
-    if fit.slope <= 0:
-        found.append(
-            f"{fit.method} recalibration of fold {fold} has the slope {fit.slope:.3g}: on its validation rows the "
-            "scores point the wrong way, and the map turns the order of the cases round."
-        )
-    return found
+    found += [
+        f"{fit.method.capitalize()} recalibration of fold {fold} has the slope {fit.slope:.3g}: on its validation rows "
+        "the scores point the wrong way, and the map turns the order of the cases round."
+        for fold, fit in fits.items()
+        if fit.slope <= 0
+    ]
+    return tuple(found)
 
 
 def _line(method: str, intercept: float, slope: float, label: Float[np.ndarray, "n"]) -> Recalibration:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusion_jax.evaluation.classification import metric_value
+from fusion_jax.evaluation.classification import METRICS, metric_value
 from fusion_jax.evaluation.folds import per_fold, pooled_and_within
 from fusion_jax.evaluation.multiclass import one_versus_rest
 from fusion_jax.evaluation.paired import CorrectedTTest, corrected_t_test
@@ -19,6 +19,8 @@ from fusion_jax.evaluation.protocol import Protocol
 
 __all__ = ["FoldTest", "FoldValue", "TrainingSpread", "fold_tests", "fold_values", "fold_warnings", "training_spread"]
 
+PROBABILITY = ("brier", "log_loss")
+AT_THRESHOLD = ("accuracy", "sensitivity", "specificity", "f1")
 RANKING = ("auc", "average_precision", "specificity_at_sensitivity", "sensitivity_at_specificity")
 
 
@@ -74,17 +76,24 @@ class TrainingSpread(NamedTuple):
 
 
 def fold_values(panel: Panel, protocol: Protocol) -> tuple[FoldValue, ...]:
-    """The primary metric and the AUC of every model in every fold of every training; none without folds."""
+    """Metrics of every model in every fold of every training, the primary one first; none without folds.
+
+    Metrics of ranking and, for probabilities, the Brier score and decisions at the threshold that was given or at 0.5.
+    """
     found: list[FoldValue] = []
     if panel.labels is None or len(panel.classes) != 2:
         return ()
     for model, run in _runs(panel):
         if run.folds is None:
             continue
-        for metric in dict.fromkeys((protocol.primary, "auc")):
-            if metric in ("brier", "log_loss") and panel.kinds[model] != "probability":
+        threshold = 0.5 if protocol.threshold is None else protocol.threshold
+        wanted = (protocol.primary, *RANKING, *PROBABILITY, *AT_THRESHOLD)
+        probable = panel.kinds[model] == "probability"
+        for metric in dict.fromkeys(wanted):
+            unknown = metric not in METRICS or (metric in PROBABILITY and not probable)
+            if unknown or (metric in AT_THRESHOLD and not probable and protocol.threshold is None):
                 continue
-            values = per_fold(_metric(metric, protocol), panel.labels, run.scores, run.folds)
+            values = per_fold(_metric(metric, protocol, threshold), panel.labels, run.scores, run.folds)
             found += [
                 FoldValue(model, run.name, panel.fold_names[int(fold)], metric, float(value), int(rows), int(events))
                 for fold, value, rows, events in zip(
@@ -97,8 +106,9 @@ def fold_values(panel: Panel, protocol: Protocol) -> tuple[FoldValue, ...]:
 def fold_tests(panel: Panel, values: tuple[FoldValue, ...], protocol: Protocol) -> tuple[FoldTest, ...]:
     """Nadeau and Bengio's test of the primary metric for every pair of models with the same folds.
 
-    Folds in which the metric of a model is undefined make a pair untestable. Training sizes are those of
-    cross-validation: all patients but those of the fold.
+    Folds in which the metric of a model is undefined make a pair untestable, and so do folds of the same name that hold
+    other rows. Training sizes are those of cross-validation: all patients but those tested in the fold and those of
+    its validation rows.
     """
     found = []
     by_model = {
@@ -114,8 +124,11 @@ def fold_tests(panel: Panel, values: tuple[FoldValue, ...], protocol: Protocol) 
             or any(math.isnan(row.value) for row in (*one.values(), *other.values()))
         ):
             continue
+        if not all(_same_rows(panel, first, second, *key) for key in one):
+            continue
         tested = np.array([_patients_in(panel, first, *key) for key in one])
-        if (tested >= everybody).any():
+        held = np.array([max(_validating(panel, model, *key) for model in (first, second)) for key in one])
+        if (tested + held >= everybody).any():
             continue
         found.append(
             FoldTest(
@@ -125,7 +138,7 @@ def fold_tests(panel: Panel, values: tuple[FoldValue, ...], protocol: Protocol) 
                     np.array([one[key].value for key in one]),
                     np.array([other[key].value for key in one]),
                     n_test=tested,
-                    n_train=everybody - tested,
+                    n_train=everybody - tested - held,
                     level=protocol.level,
                 ),
             )
@@ -178,8 +191,11 @@ def _value(panel: Panel, metric: str, scores: np.ndarray, protocol: Protocol) ->
     return metric_value(metric, labels, scores, target=_target(metric, protocol))
 
 
-def _metric(metric: str, protocol: Protocol) -> Any:
-    return lambda labels, scores: metric_value(metric, labels, scores, target=_target(metric, protocol))
+def _metric(metric: str, protocol: Protocol, threshold: float) -> Any:
+    def value(labels: Any, scores: Any) -> float:
+        return metric_value(metric, labels, scores, threshold=threshold, target=_target(metric, protocol))
+
+    return value
 
 
 def _target(metric: str, protocol: Protocol) -> float:
@@ -190,7 +206,30 @@ def _runs(panel: Panel) -> list[tuple[str, Run]]:
     return [(model, run) for model, runs in panel.runs.items() for run in runs]
 
 
+def _tested(panel: Panel, model: str, training: str, fold: str) -> np.ndarray:
+    run = _run(panel, model, training)
+    return run.folds == panel.fold_names.index(fold)
+
+
+def _run(panel: Panel, model: str, training: str) -> Run:
+    return next(run for run in panel.runs[model] if run.name == training)
+
+
+def _same_rows(panel: Panel, first: str, second: str, training: str, fold: str) -> bool:
+    return np.array_equal(_tested(panel, first, training, fold), _tested(panel, second, training, fold))
+
+
 def _patients_in(panel: Panel, model: str, training: str, fold: str) -> int:
-    run = next(run for run in panel.runs[model] if run.name == training)
-    rows = run.folds == panel.fold_names.index(fold)
+    rows = _tested(panel, model, training, fold)
     return int(rows.sum()) if panel.patients is None else len(np.unique(panel.patients[rows]))
+
+
+def _validating(panel: Panel, model: str, training: str, fold: str) -> int:
+    """Patients of the panel who validated this training, and so did not train it."""
+    validation = _run(panel, model, training).validation
+    if validation is None or validation.folds is None:
+        return 0
+    names, everybody = validation.units, panel.units
+    if panel.patients is not None and validation.patients is not None:
+        names, everybody = validation.patients, panel.patients
+    return len(set(names[validation.folds == panel.fold_names.index(fold)]) & set(everybody))

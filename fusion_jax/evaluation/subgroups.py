@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fusion_jax.evaluation.delong import delong, delong_interval, delong_test
-from fusion_jax.evaluation.operating import Rule
+from fusion_jax.evaluation.operating import READ_OFF, Rule
 from fusion_jax.evaluation.panel import Panel, View
 from fusion_jax.evaluation.proportions import clustered_proportion
 from fusion_jax.evaluation.protocol import Protocol
@@ -31,7 +31,8 @@ class Cell(NamedTuple):
       model, metric, rule: as in `MetricKey`.
       rows, events, patients: of the part.
       withheld: why there is no figure; empty where there is one.
-      estimate, low, high: the figure and its interval over patients; NaN where withheld.
+      estimate, low, high: the figure and its interval over patients; NaN where withheld, and ends at a threshold that
+        the rows chose.
       difference, difference_low, difference_high: from the first model of the table, for the AUC; NaN otherwise.
     """
 
@@ -82,16 +83,16 @@ def cells_of(column: str, values: Any) -> Mapping[str, np.ndarray]:
         for number in np.unique(part[~missing]):
             rows = (part == number) & ~missing
             inside = values[rows]
-            found[f"{inside.min():g} to {inside.max():g}"] = rows
+            found[f"{inside.min():.12g} to {inside.max():.12g}"] = rows
     else:
-        levels = sorted(known.unique())
+        levels = sorted(known.unique(), key=None if numeric else str)
         if len(levels) > MOST_LEVELS:
             raise ValueError(
                 f"subgroup column {column!r} has {len(levels)} levels ({listed(levels)}); at most {MOST_LEVELS} can be "
                 "shown. Group them into fewer in the cohort's table."
             )
         for level in levels:
-            name = f"{level:g}" if numeric else str(level)
+            name = f"{level:.12g}" if numeric else str(level)
             found[name] = (values == level).to_numpy(dtype=bool) & ~missing
     if missing.any():
         found["missing"] = missing
@@ -103,9 +104,10 @@ def judge_subgroups(
 ) -> tuple[Cell, ...]:
     """AUC, and sensitivity and specificity at each operating point, in every level of every covariate.
 
-    Intervals are DeLong's on the logit scale and Wilson's, over patients. A part with fewer rows than
-    `protocol.least_cell`, or fewer than five rows of a class, is withheld: so few say nothing, and may identify
-    somebody. No interaction is tested, and nothing is adjusted for the number of parts.
+    Intervals are DeLong's on the logit scale and Wilson's, over patients; there is none at a threshold that the rows
+    chose. A part with fewer patients (rows, where the table has no patients) than `protocol.least_cell`, or fewer than
+    five of a class, is withheld: so few say nothing, and may identify somebody. No interaction is tested, and nothing
+    is adjusted for the number of parts.
 
     Args:
       panel: of two classes, with labels.
@@ -115,7 +117,7 @@ def judge_subgroups(
       protocol: level and least cell.
 
     Returns:
-      Cells by covariate, level and model.
+      Cells by covariate, level and model; none of a covariate with one value in all rows.
 
     Raises:
       ValueError: a covariate with too many levels.
@@ -123,7 +125,10 @@ def judge_subgroups(
     labels: Any = panel.labels
     found: list[Cell] = []
     for column in covariates.columns:
-        for value, rows in cells_of(str(column), covariates[column]).items():
+        parts = cells_of(str(column), covariates[column])
+        if len(parts) < 2:
+            continue
+        for value, rows in parts.items():
             part = labels[rows]
             patients = None if panel.patients is None else panel.patients[rows]
             size, events = int(rows.sum()), int(part.sum())
@@ -134,11 +139,13 @@ def judge_subgroups(
                 "events": events,
                 "patients": None if patients is None else len(np.unique(patients)),
             }
+            who = np.arange(size) if patients is None else patients
+            people = "rows" if patients is None else "patients"
             withheld = ""
-            if size < protocol.least_cell:
-                withheld = f"fewer than {protocol.least_cell} rows"
-            elif min(events, size - events) < LEAST_OF_A_CLASS:
-                withheld = f"fewer than {LEAST_OF_A_CLASS} rows of a class"
+            if len(np.unique(who)) < protocol.least_cell:
+                withheld = f"fewer than {protocol.least_cell} {people}"
+            elif min(len(np.unique(who[part == number])) for number in (0, 1)) < LEAST_OF_A_CLASS:
+                withheld = f"fewer than {LEAST_OF_A_CLASS} {people} of a class"
             if withheld:
                 # The counts of a small cell are what is withheld.
                 basis |= {"rows": -1, "events": -1, "patients": None}
@@ -154,6 +161,7 @@ def judge_subgroups(
                             None if patients is None else patients[which],
                             protocol.level,
                         )
+                        ends = {} if rule.name == READ_OFF else {"low": share.low, "high": share.high}
                         found.append(
                             Cell(
                                 model=model,
@@ -161,8 +169,7 @@ def judge_subgroups(
                                 rule=rule.name,
                                 withheld="",
                                 estimate=share.estimate,
-                                low=share.low,
-                                high=share.high,
+                                **ends,
                                 **basis,
                             )
                         )

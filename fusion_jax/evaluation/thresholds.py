@@ -102,8 +102,9 @@ def carried_over(
       >>> operating.thresholds, operating.origin
       ({None: 0.3}, 'carried over from validation rows (at 95 % sensitivity)')
       >>> operating.warnings[0]
-      'few validation cases hold the sensitivity of 95 %: 2 of 2 positives lie at or above the threshold (95 % interval
-      34.2 to 100.0 %); 20 or more below it would be needed to know it well.'
+      'few validation cases for a sensitivity of 95 %: 2 of 2 positives lie at or above the threshold (95 % interval
+      34.2 to 100.0 %), and 0 below it; with fewer than 20 there, the sensitivity that the threshold will hold is not
+      known well.'
     """
     if validation_labels is None or validation_scores is None or not len(validation_labels):
         raise ValueError(
@@ -253,8 +254,9 @@ def _warnings(
             known = "all of one patient: no interval"
         where = "" if worst.fold is None else f" in {len(few)} of {counted(len(held), 'fold')}; in fold {worst.fold}"
         found.append(
-            f"few {part} cases hold the {rule} of {100 * target:g} %{where}: {worst.inside} of {worst.rows} {kind} lie "
-            f"{side} the threshold ({known}); {FEW_BEYOND} or more {other} it would be needed to know it well."
+            f"few {part} cases for a {rule} of {100 * target:g} %{where}: {worst.inside} of {worst.rows} {kind} lie "
+            f"{side} the threshold ({known}), and {worst.rows - worst.inside} {other} it; with fewer than {FEW_BEYOND} "
+            f"there, the {rule} that the threshold will hold is not known well."
         )
     never = [fold for fold, threshold in thresholds.items() if math.isinf(threshold)]
     if never:

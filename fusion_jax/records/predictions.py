@@ -147,6 +147,12 @@ def check_predictions(
         raise ValueError("no table of predictions was given; expected at least one.")
     notes: list[str] = []
     parts = [_Part(where, table, names) for where, table in tables.items()]
+    notes += [
+        f"{part.where}: {listed(part.ignored)} {'was' if len(part.ignored) == 1 else 'were'} left out: the column "
+        f"{part.found['score']!r} holds the score."
+        for part in parts
+        if part.ignored
+    ]
     by_order = _paired_by_order(parts)
     if by_order:
         notes.append(
@@ -155,10 +161,11 @@ def check_predictions(
         )
     whole: Any = pd.concat([part.canonical() for part in parts], ignore_index=True)
     whole = _only_judged(whole, notes)
+    _check_columns(whole)
     _check_keys(whole)
     _check_cases(whole)
     _check_leak(whole)
-    classes = _classes(whole, parts, positive)
+    classes = _classes(whole, parts, positive, scores)
     kinds = _score_kinds(whole, classes, scores, notes)
     whole = _same_cases(whole, mismatched, notes)
     models = tuple(dict.fromkeys(whole["model"]))
@@ -177,16 +184,26 @@ class _Part:
             raise ValueError(f"{where}: no rows; expected one row for every case and model.")
         self.found = {field.name: getattr(names, field.name) for field in fields(names)}
         self.class_columns = [str(column) for column in table.columns if str(column).startswith(names.class_prefix)]
+        self.ignored = self._not_of_a_class()
+        self.class_columns = [column for column in self.class_columns if column not in self.ignored]
         self._require()
 
     def has(self, column: str) -> bool:
         return self.found[column] in self.table.columns
 
+    def _not_of_a_class(self) -> list[str]:
+        """Columns such as `score_std` beside the column of scores: no label has that name."""
+        if not self.has("score"):
+            return []
+        if not self.has("label"):
+            return self.class_columns
+        labels = {_word(value) for value in self.table[self.found["label"]]}
+        scored = {column.removeprefix(self.names.class_prefix) for column in self.class_columns}
+        return [] if labels <= scored and len(scored) > 2 else self.class_columns
+
     def _require(self) -> None:
         survival = self.has("time") and self.has("event")
-        wanted = [] if survival or self.class_columns else ["score"]
-        if survival and not self.class_columns:
-            wanted = ["score"]
+        wanted = [] if self.class_columns and self.has("label") else ["score"]
         wanted += [] if survival else ["label"]
         for column in wanted:
             if not self.has(column):
@@ -232,7 +249,14 @@ class _Part:
                 f"{self.where}: column {self.found[column]!r} is empty in {counted(int(missing.sum()), 'row')} "
                 f"(row {int(np.flatnonzero(missing)[0]) + 2} first); every row needs one."
             )
-        return np.array([_word(value) for value in found], dtype=object)
+        words = np.array([_word(value) for value in found], dtype=object)
+        blank = np.flatnonzero(words == "")
+        if blank.size:
+            raise ValueError(
+                f"{self.where}: column {self.found[column]!r} is blank in {counted(blank.size, 'row')} "
+                f"(row {blank[0] + 2} first); every row needs one."
+            )
+        return words
 
     def _numbers(self, column: str, least: float | None = None) -> np.ndarray:
         import pandas as pd
@@ -351,7 +375,7 @@ def _only_judged(whole: Any, notes: list[str]) -> Any:
     return whole
 
 
-def _classes(whole: Any, parts: list[_Part], positive: str | None) -> tuple[str, ...]:
+def _classes(whole: Any, parts: list[_Part], positive: str | None, scores: ScoreKind) -> tuple[str, ...]:
     """Names of the classes; the labels become their numbers, in place."""
     if "label" not in whole.columns:
         return ()
@@ -362,8 +386,10 @@ def _classes(whole: Any, parts: list[_Part], positive: str | None) -> tuple[str,
     scored = [column.removeprefix("score_") for column in whole.columns if str(column).startswith("score_")]
     if len(found) > 2 or len(scored) > 2:
         return _many_classes(whole, parts, found, scored, positive)
-    if scored and "score" not in whole.columns:
-        whole["score"] = _from_two(whole, found, scored, positive, parts)
+    if scored:
+        # Of several files, some may have a column of scores and others one for each class.
+        rows = np.ones(len(whole), bool) if "score" not in whole.columns else whole["score"].isna().to_numpy()
+        whole.loc[rows, "score"] = _from_two(whole[rows], found, scored, positive, scores)
         for name in scored:
             del whole[f"score_{name}"]
     if len(found) < 2:
@@ -384,15 +410,31 @@ def _classes(whole: Any, parts: list[_Part], positive: str | None) -> tuple[str,
     return (first, second)
 
 
-def _from_two(whole: Any, found: list[str], scored: list[str], positive: str | None, parts: list[_Part]) -> Any:
-    """Score of the positive class from columns of classes."""
+def _from_two(whole: Any, found: list[str], scored: list[str], positive: str | None, scores: ScoreKind) -> Any:
+    """Score of the positive class from columns of classes: a probability, or how far it is above that of the other."""
+    where = whole["_where"].iloc[0]
     names = [positive] if positive else [name for name in scored if name.lower() in POSITIVE] or scored[1:]
     if len(names) != 1 or names[0] not in scored:
         raise ValueError(
-            f"{parts[0].where}: scores of {listed(scored)} and labels {listed(found)}; which is positive? Say it with "
+            f"{where}: scores of {listed(scored)} and labels {listed(found)}; which is positive? Say it with "
             "--positive."
         )
-    return whole[f"score_{names[0]}"]
+    of_positive = whole[f"score_{names[0]}"]
+    others = [name for name in scored if name != names[0]]
+    if not others:
+        return of_positive
+    other = whole[f"score_{others[0]}"]
+    # The softmax of two logits is the logistic function of their difference; one of them alone ranks cases wrongly.
+    if scores in ("logit", "score"):
+        return of_positive - other
+    wrong = np.flatnonzero(~np.isclose(of_positive + other, 1.0, atol=1e-3))
+    if wrong.size:
+        raise ValueError(
+            f"{_row(whole, int(wrong[0]))}: scores of {listed(scored)} sum to "
+            f"{(of_positive + other).iloc[wrong[0]]:g}; expected probabilities that sum to 1. Say --scores logit for "
+            "logits, --scores score to rank by their difference, or name one column with --score."
+        )
+    return of_positive
 
 
 def _many_classes(
@@ -434,13 +476,36 @@ def _row(whole: Any, index: int) -> str:
     return f"{whole['_where'].iloc[index]}, row {whole['_row'].iloc[index]}"
 
 
+def _check_columns(whole: Any) -> None:
+    """Columns that only some tables have: instances in all or none, folds, repeats and seeds in all rows of a model."""
+    for column in ("instance", "fold", "repeat", "seed"):
+        if column not in whole.columns:
+            continue
+        missing, models = whole[column].isna().to_numpy(), whole["model"]
+        both = set(models[missing]) & set(models[~missing])
+        if missing.any() and (both or column == "instance"):
+            rows = models.isin(list(both)).to_numpy() if both else np.ones(len(whole), bool)
+            without, has = (int(np.flatnonzero(which & rows)[0]) for which in (missing, ~missing))
+            raise ValueError(
+                f"{whole['_where'].iloc[without]} has no column of the {column}, while {whole['_where'].iloc[has]} has "
+                + (
+                    "one; write such a column into both, repeating a score for every instance where the model has one "
+                    "a case, or average the instances first."
+                    if column == "instance"
+                    else f"one for the same model {whole['model'].iloc[has]!r}; expected it in all rows of a model."
+                )
+            )
+
+
 def _check_keys(whole: Any) -> None:
     key = [column for column in KEY if column in whole.columns]
     doubled = whole.duplicated(key, keep=False).to_numpy()
     if doubled.any():
         again = int(np.flatnonzero(whole.duplicated(key).to_numpy())[0])
-        same = (whole[key] == whole[key].iloc[again]).all(axis=1).to_numpy()
-        first = int(np.flatnonzero(same & doubled)[0]) if same.any() else again
+        # A column that other tables have is missing here, and missing equals nothing.
+        words = whole[key].fillna("")
+        same = (words == words.iloc[again]).all(axis=1).to_numpy()
+        first = int(np.flatnonzero(same)[0])
         absent = [column for column in ("instance", "fold", "repeat", "seed") if column not in whole.columns]
         raise ValueError(
             f"case {whole['case_id'].iloc[again]!r} of model {whole['model'].iloc[again]!r} has two predictions "
@@ -530,7 +595,7 @@ def _same_cases(whole: Any, mismatched: str, notes: list[str]) -> Any:
     runs = [column for column in ("model", "repeat", "seed") if column in whole.columns]
     found = {
         run if isinstance(run, tuple) else (run,): set(map(tuple, rows[unit].to_numpy()))
-        for run, rows in test.groupby(runs, sort=False)
+        for run, rows in test.groupby(runs, sort=False, dropna=False)
     }
     everything = set.union(*found.values())
     common = set.intersection(*found.values())
@@ -540,7 +605,9 @@ def _same_cases(whole: Any, mismatched: str, notes: list[str]) -> Any:
         run, least = min(found.items(), key=lambda item: len(item[1]))
         missing = sorted(" ".join(map(str, case)) for case in everything - least)
         said = ", ".join(
-            f"{name} {value}" if name != "model" else repr(value) for name, value in zip(runs, run, strict=True)
+            f"{name} {value}" if name != "model" else repr(value)
+            for name, value in zip(runs, run, strict=True)
+            if value == value  # a table without that column
         )
         raise ValueError(
             f"models were not judged on the same cases: {said} has no prediction of {counted(len(missing), 'case')} "

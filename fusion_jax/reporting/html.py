@@ -25,6 +25,8 @@ QUANTITY = re.compile(rf"[{MINUS}+<>≤≥–-]?\s?\d|[–—-]$|$")
 """Beginning of a cell that belongs into a column of numbers; a dash or nothing stands for no value."""
 
 
+TALL = 24  # rows: a table of more scrolls inside its box on a screen
+PADDING = 2  # characters that the padding of a cell takes
 LONG_TEXT = 60  # characters: more than fit on two lines of a narrow column
 NO_BREAK = "\N{NO-BREAK SPACE}"
 UNBROKEN = re.compile(rf"\[[{MINUS}+\d.,∞ –]+\]|[<>≤≥=] \d|\d %")
@@ -129,7 +131,7 @@ def write_report(
     versions = record.get("versions")
     page = environment.get_template("report.html.j2").render(
         title=title,
-        summary=summary,
+        summary=[_unbroken(finding) for finding in summary],
         sections=_numbered(sections),
         time=record.get("time"),
         revision=record.get("revision"),
@@ -148,12 +150,21 @@ def _numbered(sections: Sequence[Section]) -> list[dict[str, object]]:
             if isinstance(item, Figure):
                 figures += 1
                 items.append(
-                    item._asdict() | {"number": figures, "light": _data_uri(item.light), "dark": _data_uri(item.dark)}
+                    item._asdict()
+                    | {"number": figures, "light": _data_uri(item.light), "dark": _data_uri(item.dark)}
+                    | {"caption": _unbroken(item.caption)}
                 )
             else:
                 tables += 1
-                items.append(_laid_out(item) | {"number": tables, "caption": item.caption})
-        found.append({"number": number, "heading": section.heading, "text": section.text, "items": items})
+                items.append(_laid_out(item) | {"number": tables, "caption": _unbroken(item.caption)})
+        found.append(
+            {
+                "number": number,
+                "heading": section.heading,
+                "text": [_unbroken(text) for text in section.text],
+                "items": items,
+            }
+        )
     return found
 
 
@@ -166,7 +177,14 @@ def _laid_out(table: Table) -> dict[str, object]:
             )
     rows = [[_unbroken(cell) if isinstance(cell, str) else format_number(cell) for cell in row] for row in table.rows]
     kinds = [_kind([row[column] for row in rows]) for column in range(len(table.columns))]
-    return {"columns": list(zip(table.columns, kinds, strict=True)), "rows": rows, "kinds": kinds}
+    names = min(14, max((len(row[0]) for row in rows if row), default=0)) + PADDING
+    return {
+        "columns": list(zip(table.columns, kinds, strict=True)),
+        "rows": rows,
+        "kinds": kinds,
+        "names": names,
+        "tall": len(rows) > TALL,
+    }
 
 
 def _kind(cells: Sequence[str]) -> str:
@@ -177,7 +195,7 @@ def _kind(cells: Sequence[str]) -> str:
 
 
 def _unbroken(cell: str) -> str:
-    """A cell whose intervals and comparisons stay on one line."""
+    """A text whose intervals, comparisons and percentages stay on one line."""
     return UNBROKEN.sub(lambda found: found[0].replace(" ", NO_BREAK), cell)
 
 

@@ -5,14 +5,25 @@ Numbers keep their leading zero, differences show their sign, and a minus is no 
 
 import math
 import re
+import textwrap
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fusion_jax.records import write_csv, write_text
 from fusion_jax.reporting.html import MINUS, QUANTITY, Table, format_number
 
-__all__ = ["Shown", "format_interval", "format_p", "format_percent", "latex_table", "markdown_table", "write_tables"]
+__all__ = [
+    "Shown",
+    "format_interval",
+    "format_p",
+    "format_percent",
+    "latex_table",
+    "markdown_table",
+    "p_text",
+    "write_tables",
+]
 
 WIDE = 28
 """Characters from which a column of text is set as a paragraph in LaTeX."""
@@ -20,8 +31,20 @@ WIDE = 28
 LINES_PER_FLOAT = 42
 """Lines that fit on a page of LaTeX's article class beside caption and rules."""
 
-CHARACTERS_PER_TEXT_WIDTH = 84
+CHARACTERS_PER_TEXT_WIDTH = 80
 """Characters of footnote size in a line of LaTeX's article class."""
+
+LONG = 60
+"""Characters from which a text is set as a paragraph in LaTeX even where others are broken into lines."""
+
+GAP = 3
+"""Characters of footnote size between two columns of LaTeX."""
+
+PARAGRAPH = 12
+"""Characters that a column of long text takes at least."""
+
+NARROW = frozenset(" .,:;[]()|'!")
+"""Signs that take little more than half the room of a digit."""
 
 
 class Shown(str):
@@ -84,6 +107,17 @@ def format_p(value: float) -> Shown:
         raise ValueError(f"a p-value of {value!r}; expected 0 to 1.")
     text = "–" if math.isnan(value) else "< 0.001" if value < 0.001 else "> 0.999" if value > 0.999 else f"{value:.3f}"
     return Shown(text, {"": float(value)})
+
+
+def p_text(value: float) -> str:
+    """A p-value behind the letter p: "= 0.032", "< 0.001".
+
+    Example:
+      >>> p_text(0.0321), p_text(1e-7)
+      ('= 0.032', '< 0.001')
+    """
+    text = str(format_p(value))
+    return text if text[:1] in "<>–" else f"= {text}"
 
 
 def format_percent(share: float, digits: int = 1) -> Shown:
@@ -157,7 +191,9 @@ def markdown_table(table: Table) -> str:
 def latex_table(table: Table, *, label: str) -> str:
     r"""A table as LaTeX with the rules of booktabs; that package is the only one it needs.
 
-    Columns of long text are set as paragraphs. A table longer than a page becomes several.
+    Columns of long text are set as paragraphs. Where a table is wider than the page, its intervals move to a second
+    line, and columns that still have no room follow in a panel below, behind the names of the rows. A table longer
+    than a page becomes several.
 
     Args:
       table: as in a report.
@@ -182,29 +218,18 @@ def latex_table(table: Table, *, label: str) -> str:
     """
     _check(table)
     texts = _texts(table)
-    longest = [max(map(len, column)) for column in zip(table.columns, *texts, strict=True)]
-    numeric = _numeric(table)
-    wide = [length > WIDE and not number for length, number in zip(longest, numeric, strict=True)]
-    # What the narrow columns and the gaps between columns leave is shared among the wide ones.
-    free = max(0.3, 0.92 - sum(n for n, w in zip(longest, wide, strict=True) if not w) / CHARACTERS_PER_TEXT_WIDTH)
-    free -= 0.02 * (len(longest) - 1)
-    weights = [min(max(n, 45), 120) if w else 0 for n, w in zip(longest, wide, strict=True)]
-    shares = [free * weight / max(1, sum(weights)) for weight in weights]
-    columns = "".join(
-        rf"p{{{share:.2f}\textwidth}}" if share else "r" if number else "l"
-        for share, number in zip(shares, numeric, strict=True)
-    )
-    head = " & ".join(map(_latex, table.columns)) + r" \\"
-    pages: list[list[str]] = [[]]
+    panels = _panels(table, texts)
+    heights = [sum(panel.lines[number] for panel in panels) for number in range(len(texts))]
+    room = LINES_PER_FLOAT - sum(len(panel.head) + 2 for panel in panels[1:])
+    # Pages of about one height: none holds a single row that did not fit on the one before.
+    room = min(room, math.ceil(sum(heights) / max(1, math.ceil(sum(heights) / room))) + max(heights, default=0))
+    pages: list[list[int]] = [[]]
     used = 0
-    for row in texts:
-        lines = max(
-            [1, *(math.ceil(len(t) / (s * CHARACTERS_PER_TEXT_WIDTH)) for t, s in zip(row, shares, strict=True) if s)]
-        )
-        if pages[-1] and used + lines > LINES_PER_FLOAT:
+    for number, lines in enumerate(heights):
+        if pages[-1] and used + lines > room:
             pages.append([])
             used = 0
-        pages[-1].append(" & ".join(map(_latex, row)) + r" \\")
+        pages[-1].append(number)
         used += lines
     document = [r"% needs \usepackage{booktabs}"]
     for number, rows in enumerate(pages, start=1):
@@ -214,18 +239,140 @@ def latex_table(table: Table, *, label: str) -> str:
             r"\begin{table}[htbp]",
             r"\centering",
             r"\footnotesize",
+            *([] if number == 1 else [r"\addtocounter{table}{-1}"]),
             rf"\caption{{{caption}}}",
             rf"\label{{tab:{re.sub(r'[^A-Za-z0-9:.-]', '-', place)}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
         ]
+        for below, panel in enumerate(panels):
+            document += [
+                *([r"\par\medskip"] if below else []),
+                rf"\begin{{tabular}}{{{panel.columns}}}",
+                r"\toprule",
+                *panel.head,
+                r"\midrule",
+                *(line for row in rows for line in panel.rows[row]),
+                r"\bottomrule",
+                r"\end{tabular}",
+            ]
+        document.append(r"\end{table}")
     return "\n".join(document) + "\n"
+
+
+class _Panel(NamedTuple):
+    """Columns that stand beside each other: their types, the lines of head and rows, how many each row takes."""
+
+    columns: str
+    head: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+
+def _panels(table: Table, texts: Sequence[Sequence[str]]) -> list[_Panel]:
+    numeric = _numeric(table)
+    paragraph = [
+        max(map(len, column)) > WIDE and not number
+        for column, number in zip(zip(table.columns, *texts, strict=True), numeric, strict=True)
+    ]
+    cells = [[[text] for text in row] for row in texts]
+    heads = [[name] for name in table.columns]
+    widths = _widths(heads, cells, paragraph)
+    short = all(len(text) <= LONG for row in texts for text in row)
+    # A second line would stand below the last one of a paragraph, so that texts are broken here, or numbers are not.
+    if sum(widths) > CHARACTERS_PER_TEXT_WIDTH and short:
+        cells = [
+            [_two_lines(text) if number else _broken(text, 20) for text, number in zip(row, numeric, strict=True)]
+            for row in texts
+        ]
+        paragraph = [False] * len(paragraph)
+        bodies = _widths([[""] for _ in heads], cells, paragraph)
+        heads = [_broken(name, max(9, round(body - GAP))) for name, body in zip(table.columns, bodies, strict=True)]
+        widths = _widths(heads, cells, paragraph)
+    names = next((place for place, number in enumerate(numeric) if number), len(numeric)) or 1
+    groups = [list(range(names))]
+    for place in range(names, len(widths)):
+        taken = sum(widths[column] for column in groups[-1])
+        if len(groups[-1]) > names and taken + widths[place] > CHARACTERS_PER_TEXT_WIDTH:
+            groups.append(list(range(names)))
+        groups[-1].append(place)
+    return [_panel(group, heads, cells, widths, numeric, paragraph) for group in groups]
+
+
+def _panel(
+    group: Sequence[int],
+    heads: Sequence[Sequence[str]],
+    cells: Sequence[Sequence[Sequence[str]]],
+    widths: Sequence[float],
+    numeric: Sequence[bool],
+    paragraph: Sequence[bool],
+) -> _Panel:
+    # What the narrow columns and the gaps between columns leave is shared among the paragraphs.
+    free = 0.98 - sum(GAP if paragraph[place] else widths[place] for place in group) / CHARACTERS_PER_TEXT_WIDTH
+    longest = {
+        place: max(len(text[0]) for text in (heads[place], *(row[place] for row in cells)))
+        for place in group
+        if paragraph[place]
+    }
+    weights = {place: min(max(length, 45), 120) for place, length in longest.items()}
+    least = PARAGRAPH * len(weights) / CHARACTERS_PER_TEXT_WIDTH
+    shares = {place: max(least, free) * weight / sum(weights.values()) for place, weight in weights.items()}
+    lines = [
+        max(
+            len(row[place])
+            if place not in shares
+            else math.ceil(len(row[place][0]) / (shares[place] * CHARACTERS_PER_TEXT_WIDTH))
+            for place in group
+        )
+        for row in cells
+    ]
+    return _Panel(
+        "".join(
+            rf"p{{{shares[place]:.2f}\textwidth}}" if place in shares else "r" if numeric[place] else "l"
+            for place in group
+        ),
+        _lines([heads[place] for place in group], bottom=True),
+        [_lines([row[place] for place in group], bottom=False) for row in cells],
+        lines,
+    )
+
+
+def _lines(cells: Sequence[Sequence[str]], *, bottom: bool) -> list[str]:
+    """Lines of LaTeX for cells of one line or more, which stand at the bottom or the top of the row."""
+    height = max(map(len, cells))
+    padded = [
+        [*[""] * (height - len(cell)), *cell] if bottom else [*cell, *[""] * (height - len(cell))] for cell in cells
+    ]
+    lines = [" & ".join(map(_latex, line)) + r" \\" for line in zip(*padded, strict=True)]
+    # A little room below rows of several lines shows where the next one begins.
+    return lines if bottom or height == 1 else [*lines[:-1], lines[-1] + "[0.5ex]"]
+
+
+def _broken(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _two_lines(text: str) -> list[str]:
+    """A number over its interval."""
+    found = re.fullmatch(r"(.+?) ([\[(].*[\])])", text)
+    return [text] if found is None else [found[1], found[2]]
+
+
+def _widths(
+    heads: Sequence[Sequence[str]], cells: Sequence[Sequence[Sequence[str]]], paragraph: Sequence[bool]
+) -> list[float]:
+    """Widths of columns with the gap beside them, in letters of LaTeX's footnote size; a paragraph's is its least."""
+    return [
+        GAP
+        + (
+            PARAGRAPH
+            if long
+            else max(_width(line) for cell in (heads[place], *(row[place] for row in cells)) for line in cell)
+        )
+        for place, long in enumerate(paragraph)
+    ]
+
+
+def _width(text: str) -> float:
+    return sum(0.6 if sign in NARROW else 1 for sign in text)
 
 
 def _fixed(value: float, digits: int, signed: bool) -> str:

@@ -76,7 +76,7 @@ def test_the_sheet_names_every_case_with_its_values(shown):
 
 
 def test_every_input_has_a_histogram_with_its_n(shown):
-    page = (shown / "cohort.html").read_text()
+    page = (shown / "cohort.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "age by malignant: n = 20 of 20 cases, 0 missing." in page
     assert "sex by malignant: n = 20 of 20 cases, 0 missing." in page
     assert {path.name for path in (shown / "figures").iterdir()} == {

@@ -93,7 +93,7 @@ def test_every_estimate_has_its_n_its_interval_and_its_method(evaluated):
     for row in rows:
         assert int(row["rows"]) > 0
         assert row["method"]
-        if row["rule"] != "test ROC" and not row["method"].startswith("DeLong"):
+        if not row["method"].startswith(("none", "DeLong")):
             assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
 
 
@@ -114,7 +114,7 @@ def test_the_report_is_one_page_that_asks_nothing_of_a_network(evaluated):
 def test_thresholds_come_from_validation_rows_and_the_prevalence_is_the_one_given(evaluated):
     rules = {row["rule"]: row["where it comes from"] for row in rows_of(evaluated / "tables" / "thresholds.csv")}
     assert set(rules) == {"0.5", "carried over", "test ROC"}
-    assert "10.0%" in (evaluated / "tables" / "prevalence.md").read_text()
+    assert "10.0 %" in (evaluated / "tables" / "prevalence.md").read_text()
 
 
 def test_cases_are_listed_with_their_outcome(evaluated):
@@ -135,6 +135,38 @@ def test_trainings_can_be_judged_one_by_one(tmp_path, capsys):
     p_values = [float(row["p"]) for row in each if row["training"].startswith("repeat") and row["model"] == "fused"]
     assert float(each[-1]["p"]) == pytest.approx(min(1, 2 * np.median(p_values)))
     assert "repeat 1" in capsys.readouterr().out
+
+
+def test_p_values_of_all_trainings_pay_for_the_number_of_fused_models():
+    from fusion_jax.commands._evaluate.outputs import combined_p_values
+    from fusion_jax.evaluation.assembly import evaluate
+    from fusion_jax.evaluation.panel import make_panel
+    from fusion_jax.evaluation.protocol import Protocol
+    from fusion_jax.records.predictions import check_predictions
+
+    rng = np.random.default_rng(0)
+    label = np.arange(40) % 2
+    frames = [
+        pd.DataFrame({"case_id": np.arange(40), "model": model, "label": label, "score": 3 * rng.normal(size=40)})
+        for model in ("image", "late", "early")
+    ]
+    protocol = Protocol(singles=("image",), resamples=100, permutations=100, curves=False)
+    one = evaluate(make_panel(check_predictions({"p": pd.concat(frames)})), protocol)
+    late, early = one.benefits
+
+    def training(first, second):
+        return one._replace(benefits=(late._replace(p_value=first), early._replace(p_value=second)))
+
+    found = combined_p_values([training(0.01, 0.01), training(0.01, 0.3), training(0.9, np.nan)])
+    assert found == pytest.approx({"late": 0.04, "early": 0.6})
+
+
+def test_more_sites_than_a_table_can_show_stop_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"case_id": np.arange(60), "label": np.arange(60) % 2, "site": np.arange(60) % 20})
+    frame.assign(score=rng.normal(size=60)).to_csv(tmp_path / "cnn.csv", index=False)
+    assert main(["evaluate", str(tmp_path / "cnn.csv"), *FAST, "--out", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "subgroups.csv").exists()
 
 
 def refused(capsys, *words):

@@ -104,6 +104,36 @@ def test_every_number_has_its_interval_and_its_n(done):
     assert done.content["interval"] == "95 % BCa, 150 resamples of the patients"
 
 
+FOUND = ["case_id", "x0", "y0", "x1", "y1", "class", "score"]
+
+
+def test_a_file_of_detections_without_rows_is_a_model_that_found_nothing(study, tmp_path):
+    nothing = write(tmp_path / "nothing.csv", FOUND, [])
+    truth, [model], _ = read_boxes(Config((nothing,), truth=study / "truth.csv"))
+    assert (model.model, model.boxes.shape, model.score.shape) == ("nothing", (0, 4), (0,))
+    assert len(truth.boxes) == 24
+
+
+@pytest.mark.slow
+def test_a_detector_that_found_nothing_is_judged(study, tmp_path):
+    nothing = write(tmp_path / "nothing.csv", FOUND, [])
+    files = ["--truth", study / "truth.csv", "--out", tmp_path / "out", "--resamples", 150]
+    assert ask(nothing, study / "exact.csv", *files) == 0
+    found = Run(tmp_path / "out", read(tmp_path / "out" / "metrics.csv"), {}, "")
+    assert found.value("nothing", "AP") == (0, 0, 0)
+    assert found.value("nothing", "FN")[0] == 24
+    assert "0 detections" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_columns_are_asked_for_where_nothing_was_found_and_a_truth_needs_rows(study, tmp_path):
+    strange = write(tmp_path / "strange.csv", ["case_id", "score"], [])
+    options = ["--out", tmp_path / "out"]
+    with pytest.raises(ValueError, match=r"strange\.csv: no column x0, y0, x1, y1, class"):
+        ask(strange, "--truth", study / "truth.csv", *options)
+    with pytest.raises(ValueError, match="a header and no rows"):
+        ask(study / "exact.csv", "--truth", write(tmp_path / "truth.csv", HEADER, []), *options)
+
+
 def test_boxes_that_are_all_found_have_an_average_precision_of_1(done):
     for metric in ("AP", "AP50", "AP75", "AR100", "recall50", "FROC score", "case AUC", "precision", "F1"):
         assert done.value("exact", metric) == (1, 1, 1), metric

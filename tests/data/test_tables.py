@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fusion_jax.data.image import UnreadableFile
-from fusion_jax.data.tables import parsed, read_cells, read_table
+from fusion_jax.data.tables import NoRowsError, parsed, read_cells, read_table
 
 CELLS = 'id,age,date,note\n007,63.5,2020-01-31,"a, b"\n12,,2021-02-01,NA\n'
 
@@ -144,6 +144,20 @@ def test_several_time_zones_are_named(tmp_path):
     path = write(tmp_path / "t.csv", "id,date\na,2020-01-31T00:00+01:00\nb,2020-02-01T00:00+02:00\n")
     with pytest.raises(ValueError, match=r"t\.csv: column 'date' holds times of several time zones"):
         read_table(path, types={"date": "date"})
+
+
+def test_only_a_setting_of_the_user_is_named_as_the_way_out(tmp_path):
+    path = write(tmp_path / "t.csv", "id,x\na,b\n")
+    with pytest.raises(ValueError, match=r"\(1 such cell\); expected a number\. Fix the cells\.$"):
+        read_table(path, types={"x": "number"})
+    with pytest.raises(ValueError, match=r"or take the column out of `units`\.$"):
+        read_table(path, units={"x": "mm"})
+
+
+def test_a_header_alone_still_tells_its_columns(tmp_path):
+    with pytest.raises(NoRowsError) as raised:
+        read_table(write(tmp_path / "t.csv", "id, x\n"))
+    assert raised.value.columns == ("id", "x")
 
 
 def test_infinity_is_no_number(tmp_path):

@@ -3,13 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from fusion_jax.data.collections import breast_mri_predictions
 from fusion_jax.evaluation.assembly import evaluate
 from fusion_jax.evaluation.estimates import MetricKey
-from fusion_jax.evaluation.operating import CARRIED_OVER, GIVEN, READ_OFF
+from fusion_jax.evaluation.operating import CARRIED_OVER, GIVEN, READ_OFF, make_rules
+from fusion_jax.evaluation.paired import benjamini_hochberg, holm
 from fusion_jax.evaluation.panel import make_panel
 from fusion_jax.evaluation.protocol import Protocol
+from fusion_jax.evaluation.spread import fold_tests, fold_values
+from fusion_jax.evaluation.subgroups import judge_subgroups
 from fusion_jax.records.predictions import check_predictions
 
 QUICK = {"resamples": 200, "permutations": 100, "curves": False}
@@ -157,13 +161,18 @@ def test_ten_repeats_are_no_more_cases_than_one():
 def test_rows_of_one_patient_written_twice_add_nothing():
     rng = np.random.default_rng(6)
     labels, [pair] = noise(rng)
-    once = judged(*two_tables(labels, [pair], patient_id=np.arange(80)))
+    protocol = Protocol(threshold=0.5, **QUICK)
+    once = judged(*two_tables(labels, [pair], patient_id=np.arange(80)), protocol=protocol)
     twice = [
         pd.concat([one, one.assign(case_id=one["case_id"] + 1000)]).reset_index(drop=True)
         for one in two_tables(labels, [pair], patient_id=np.arange(80))
     ]
-    again = judged(*twice)
+    again = judged(*twice, protocol=protocol)
     assert again.panel.clustered
+    for metric in ("accuracy", "sensitivity", "specificity", "precision"):
+        first, second = (estimate(found, "A", metric, GIVEN) for found in (once, again))
+        np.testing.assert_allclose((first.low, first.high), (second.low, second.high))
+        assert (first.method, second.method) == ("Wilson", "Wilson over patients")
     for method in (0, 1):
         first, second = (estimate(found, "A", "auc", method=method) for found in (once, again))
         np.testing.assert_allclose((first.low, first.high), (second.low, second.high), atol=1e-6)
@@ -178,6 +187,103 @@ def test_one_training_can_be_judged_by_itself():
     assert first.view.name == "repeat 0"
     assert estimate(first, "A", "auc").value == estimate(alone, "A", "auc").value
     assert {row.trainings for row in first.trainings} == {2}
+    each = [roc_auc_score(labels, run[0]) for run in runs]
+    spread = next(row for row in first.trainings if (row.model, row.metric) == ("A", "auc"))
+    assert (spread.mean, spread.sd) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
+    assert (spread.least, spread.most) == pytest.approx((min(each), max(each)))
+
+
+def test_a_class_of_one_patient_gives_no_interval_no_p_value_and_no_benefit():
+    rng = np.random.default_rng(16)
+    labels = (np.arange(60) == 3).astype(int)
+    tables = [table(name, rng.normal(size=60) + gain * labels, labels) for name, gain in (("A", 0), ("B", 9))]
+    found = judged(*tables, protocol=Protocol(singles=("A",), **QUICK))
+    assert np.isnan(estimate(found, "A", "auc").low)
+    assert estimate(found, "A", "auc").method == "none: a single case has the label 1"
+    assert np.isnan(p_value(found))
+    assert not found.benefits[0].helped
+    assert any("Only 1 case with label 1" in warning for warning in found.warnings)
+
+
+def test_classes_that_are_parted_perfectly_are_no_certainty():
+    labels = np.arange(40) % 2
+    found = judged(table("A", labels * 1.0 + 2, labels), table("B", np.full(40, 3.0), labels))
+    for model, value in (("A", 1.0), ("B", 0.5)):
+        for method in (0, 1):
+            row = estimate(found, model, "auc", method=method)
+            assert row.value == value
+            assert np.isnan((row.low, row.high)).all()
+    assert np.isnan(p_value(found))
+    assert np.isnan(next(row.low for row in found.comparisons if row.key == MetricKey("auc")))
+
+
+def test_patients_of_many_sets_of_classes_vary_in_resamples():
+    rng = np.random.default_rng(17)
+    labels, patient = rng.integers(0, 5, 240), np.repeat(np.arange(60), 4)
+    raw = np.eye(5)[labels] + rng.normal(0, 1.5, (240, 5)) + np.repeat(rng.normal(0, 1, (60, 5)), 4, axis=0)
+    frame = table("A", None, labels, patient_id=patient).drop(columns="score")
+    found = judged(frame.assign(**{f"score_{name}": raw[:, name] for name in range(5)}))
+    sizes = np.bincount(found.judged.design.stratum)
+    assert sizes.min() >= 10
+
+
+def test_models_that_were_not_trained_equally_often_are_told_apart():
+    labels, runs = noise(np.random.default_rng(18), repeats=2)
+    first, second = two_tables(labels, runs)
+    found = judged(first, second[second["repeat"] == 0])
+    assert any("not trained equally often (A 2, B 1)" in warning for warning in found.warnings)
+    alone = judged(first, second[second["repeat"] == 0], view=0)
+    assert not any("equally often" in warning for warning in alone.warnings)
+
+
+def test_patients_in_several_folds_are_a_warning():
+    labels, [pair] = noise(np.random.default_rng(19))
+    # Rows go to folds two by two, as patients do but for the first, who has four.
+    patient = np.arange(80) // 2
+    patient[2:4] = 0
+    found = judged(*two_tables(labels, [pair], patient_id=patient, fold=np.arange(80) // 2 % 2))
+    assert any(warning.startswith("1 patient (0) with cases in several folds") for warning in found.warnings)
+
+
+def sizes_of_folds(*tables):
+    panel = make_panel(check_predictions({"p.csv": pd.concat(tables)}))
+    return [
+        (row.test.n_test, row.test.n_train) for row in fold_tests(panel, fold_values(panel, Protocol()), Protocol())
+    ]
+
+
+def test_folds_of_the_same_name_with_other_rows_are_not_compared_fold_by_fold():
+    labels, [pair] = noise(np.random.default_rng(20))
+    one, other = np.arange(80) // 2 % 4, np.arange(80) // 20
+    first = table("A", pair[0], labels, fold=one)
+    assert sizes_of_folds(first, table("B", pair[1], labels, fold=one)) == [(20, 60)]
+    assert sizes_of_folds(first, table("B", pair[1], labels, fold=other)) == []
+
+
+def test_patients_who_validated_a_fold_did_not_train_it():
+    labels, [pair] = noise(np.random.default_rng(21))
+    fold, tables = np.arange(80) // 2 % 4, []
+    for name, scores in zip("AB", pair, strict=True):
+        test = table(name, scores, labels, fold=fold, split="test")
+        tables += [test, test.assign(fold=(fold + 1) % 4, split="val")]
+    assert sizes_of_folds(*tables) == [(20, 40)]
+
+
+def test_pairs_are_adjusted_within_their_metric_and_test():
+    rng = np.random.default_rng(26)
+    labels = np.arange(80) % 2
+    gains = {"A": 0.0, "B": 1.0, "C": 1.5}
+    found = judged(*(table(name, gain * labels + rng.normal(size=80), labels) for name, gain in gains.items()))
+    families = {}
+    for row in found.comparisons:
+        families.setdefault((row.key, row.test), []).append(row)
+    for rows in families.values():
+        assert [(row.first, row.second) for row in rows] == [("A", "B"), ("A", "C"), ("B", "C")]
+        p_values = np.array([row.p_value for row in rows])
+        np.testing.assert_array_equal([row.p_holm for row in rows], holm(p_values))
+        np.testing.assert_array_equal([row.p_benjamini_hochberg for row in rows], benjamini_hochberg(p_values))
+    # Without single sources, every pair changes sides once, in the order of the table.
+    assert [(row.first, row.second) for row in found.changes[::2]] == [("A", "B"), ("A", "C"), ("B", "C")]
 
 
 # Operating points.
@@ -227,9 +333,43 @@ def test_figures_at_a_threshold_that_the_rows_chose_have_no_interval_and_no_test
     assert np.isnan(chosen.low)
     assert chosen.method.startswith("none")
     assert {row.rule for row in found.comparisons if row.rule} == {GIVEN}
+    # Every test of one metric is of the same difference.
+    bootstrapped = {row.key: row.difference for row in found.comparisons if row.test == "bootstrap z"}
+    others = [row for row in found.comparisons if row.test != "bootstrap z"]
+    assert {row.test for row in others} >= {"DeLong", "rank permutation", "McNemar mid-p"}
+    for row in others:
+        assert row.difference == pytest.approx(bootstrapped[row.key]), row
+    precise = estimate(found, "A", "precision", GIVEN)
+    called = np.asarray(pair[0]) >= 0.5
+    assert (precise.rows, precise.events) == (called.sum(), (called & (labels == 1)).sum())
+
+
+def test_a_given_threshold_that_is_no_probability_is_refused_for_logits():
+    labels, [pair] = noise(np.random.default_rng(22))
+    with pytest.raises(ValueError, match="threshold 0 with probabilities, which logits have become"):
+        judged(*two_tables(labels, [pair]), scores="logit", protocol=Protocol(threshold=0.0, **QUICK))
 
 
 # Covariates, classes, times.
+
+
+def test_subgroups_count_patients_and_have_no_interval_where_the_rows_chose_the_threshold():
+    labels, [pair] = noise(np.random.default_rng(23))
+    sites = pd.DataFrame({"site": [1000001] * 40 + [1000002] * 40, "mixed": [1, "a"] * 40})
+
+    def cells(patients, covariates):
+        frame = pd.concat(two_tables(labels, [pair], patient_id=patients))
+        panel = make_panel(check_predictions({"p.csv": frame}))
+        rules, _ = make_rules(panel, panel.ensemble(), Protocol())
+        return judge_subgroups(panel, panel.ensemble(), rules, covariates, Protocol())
+
+    areas = [cell for cell in cells(np.arange(80), sites) if cell.metric == "auc"]
+    assert {(cell.value, cell.rows) for cell in areas if cell.column == "site"} == {("1000001", 40), ("1000002", 40)}
+    assert {cell.withheld for cell in areas if cell.column == "mixed"} == {"fewer than 5 patients of a class"}
+    chosen = [cell for cell in cells(np.arange(80), sites) if cell.rule == READ_OFF]
+    assert chosen
+    assert all(np.isnan(cell.low) and not np.isnan(cell.estimate) for cell in chosen)
+    assert {cell.withheld for cell in cells(np.arange(80) // 4, sites[["site"]])} == {"fewer than 20 patients"}
 
 
 def test_subgroups_are_joined_by_case_and_small_cells_are_withheld():
@@ -239,6 +379,10 @@ def test_subgroups_are_joined_by_case_and_small_cells_are_withheld():
     found = judged(*two_tables(labels, [pair]), covariates=covariates)
     areas = {(cell.value, cell.model): cell for cell in found.cells if cell.metric == "auc"}
     assert areas["x", "A"].rows == 60
+    one, other = (roc_auc_score(labels[:60], scores[:60]) for scores in pair)
+    assert (areas["x", "A"].estimate, areas["x", "B"].estimate) == pytest.approx((one, other))
+    assert areas["x", "B"].difference == pytest.approx(other - one)
+    assert areas["x", "B"].difference_low < other - one < areas["x", "B"].difference_high
     assert areas["w", "A"].withheld == "fewer than 20 rows"
     assert areas["w", "A"].rows == -1
     assert np.isnan(areas["w", "A"].estimate)
@@ -247,7 +391,7 @@ def test_subgroups_are_joined_by_case_and_small_cells_are_withheld():
 
 
 def test_three_classes_are_judged_one_against_the_rest():
-    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+    from sklearn.metrics import balanced_accuracy_score
 
     rng = np.random.default_rng(12)
     labels = np.arange(90) % 3
@@ -266,6 +410,27 @@ def test_three_classes_are_judged_one_against_the_rest():
     assert found.calibrations == {}
 
 
+def test_tests_of_two_classes_give_no_verdict_on_three():
+    rng = np.random.default_rng(24)
+    labels = np.arange(30) % 3
+    frames = [
+        table(name, None, labels).drop(columns="score").assign(**{f"score_{i}": rng.normal(size=30) for i in range(3)})
+        for name in "AB"
+    ]
+    with pytest.raises(ValueError, match=r"by the test 'delong'.*need two classes"):
+        judged(*frames, protocol=Protocol(singles=("A",), test="delong", **QUICK))
+    followed = [frame.assign(time=1.0 + np.arange(30), event=1) for frame in frames]
+    found = judged(*followed)
+    assert found.survival is None
+    assert any("Survival is not judged" in note for note in found.notes)
+
+
+def test_a_prevalence_without_probabilities_is_answered():
+    labels, [pair] = noise(np.random.default_rng(25))
+    found = judged(*two_tables(labels, [pair]), protocol=Protocol(prevalence=0.1, **QUICK))
+    assert any("for a prevalence of 0.1" in note for note in found.calibration_notes)
+
+
 def test_times_are_judged_without_labels():
     rng = np.random.default_rng(13)
     risk = rng.normal(size=60)
@@ -277,6 +442,19 @@ def test_times_are_judged_without_labels():
     assert found.judged is None
     assert found.survival.comparison.metrics[0].harrell.c > 0.7
     assert list(found.survival.groups) == ["A"]
+    assert found.protocol.primary == "harrell_c"
+
+
+def test_fusion_is_judged_by_concordance_where_there_are_times_alone():
+    rng = np.random.default_rng(13)
+    risk = rng.normal(size=60)
+    time, event = rng.exponential(np.exp(-1.5 * risk)), rng.random(60) < 0.8
+    frame = pd.DataFrame({"case_id": np.arange(60), "model": "fused", "score": risk, "time": time, "event": event})
+    single = frame.assign(model="image", score=rng.normal(size=60))
+    found = judged(frame, single, protocol=Protocol(singles=("image",), **QUICK))
+    assert found.benefits[0].helped
+    assert [row.metric for row in found.comparisons] == ["harrell_c", "uno_c"]
+    assert all(row.p_holm == row.p_value for row in found.comparisons)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +464,7 @@ def test_times_are_judged_without_labels():
         ({"margin": -0.1}, "expected a gain above 0"),
         ({"resamples": 5}, "resamples is 5; expected at least 100"),
         ({"test": "delong", "primary": "brier"}, "DeLong's test is for the AUC"),
-        ({"test": "permutation", "primary": "brier"}, "ranks have no brier"),
+        ({"test": "permutation", "primary": "brier"}, "exchange of ranks has no brier"),
         ({"singles": ("A", "A")}, "name a model twice"),
     ],
 )

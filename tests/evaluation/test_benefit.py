@@ -73,6 +73,25 @@ def test_only_the_test_that_was_fixed_counts():
     assert benefit(*rows, test="delong")["late"].p_value == 0.2
 
 
+def test_a_source_that_was_not_compared_is_no_source_that_was_beaten():
+    with pytest.raises(ValueError, match=r"late: no comparison of auc with a single source \(clinical\)"):
+        benefit(ROWS[0], *ROWS[2:])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_comparison_without_a_p_value_shows_no_benefit_in_any_order(order):
+    rows = [row("image", "late", -0.10, 0.001), row("clinical", "late", -0.04, math.nan)][::order]
+    late = fusion_benefit(("image", "clinical", "late"), tuple(rows), Protocol(singles=("image", "clinical")))[0]
+    assert (late.hardest, late.helped) == ("clinical", False)
+    assert math.isnan(late.p_value)
+    assert math.isnan(late.p_holm)
+
+
+def test_a_model_that_could_not_be_tested_was_tried_all_the_same():
+    untested = row("early", "clinical", 0.02, math.nan)
+    assert benefit(*ROWS[:3], untested)["late"].p_holm == pytest.approx(0.06)
+
+
 def test_a_metric_that_was_not_compared_is_refused():
     with pytest.raises(ValueError, match="late: no comparison of auc with a single source"):
         benefit(*(one._replace(metric="brier") for one in ROWS))

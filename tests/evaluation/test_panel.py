@@ -9,7 +9,7 @@ from fusion_jax.records.predictions import check_predictions
 
 
 def predictions(frame, **options):
-    return check_predictions({"p.csv": frame}, **options)
+    return check_predictions(frame if isinstance(frame, dict) else {"p.csv": frame}, **options)
 
 
 def rows(**columns):
@@ -133,12 +133,75 @@ def test_validation_rows_that_differ_give_no_threshold_for_an_ensemble_and_say_w
     assert panel.each()[1].validation["CNN"].units.tolist() == ["v0x", "v1x", "v2x"]
 
 
+def test_trainings_of_different_partitions_share_no_threshold_though_they_share_validation_rows():
+    frame = with_validation().reset_index(drop=True)
+    frame.loc[(frame["case_id"] == "d") & (frame["seed"] == 1), "fold"] = 1
+    view = make_panel(predictions(frame)).ensemble()
+    assert view.validation["CNN"] is None
+    assert "--trainings each" in view.refused
+
+
 def test_cases_in_several_folds_of_one_training_are_averaged():
     twice = rows(case_id=list("abab"), label=[0, 1, 0, 1], score=[0.1, 0.6, 0.3, 0.8], fold=[0, 0, 1, 1], model="CNN")
     panel = make_panel(predictions(twice))
     np.testing.assert_allclose(panel.runs["CNN"][0].scores, [0.2, 0.7])
     assert panel.runs["CNN"][0].folds is None
     assert any("several folds" in note for note in panel.notes)
+
+
+def folded(model, fold, scale=1.0):
+    """Test rows of two folds, each validated on the test rows of the other."""
+    cases, labels = np.array(list("abcdefgh")), np.arange(8) % 2
+    parts = []
+    for number in (0, 1):
+        for split, rows in (("test", fold == number), ("val", fold != number)):
+            scores = scale * (labels + np.arange(8) / 10)[rows]
+            parts.append(rows_of(cases[rows], labels[rows], scores).assign(split=split, fold=number, model=model))
+    return pd.concat(parts)
+
+
+def rows_of(cases, labels, scores):
+    return rows(case_id=cases, label=labels, score=scores)
+
+
+def test_folds_that_models_do_not_share_give_no_threshold_because_validation_rows_are_judged():
+    fold = np.arange(8) // 2 % 2
+    same = make_panel(predictions(pd.concat([folded("A", fold), folded("B", fold)])))
+    assert same.ensemble().validation["A"] is not None
+    other = make_panel(predictions(pd.concat([folded("A", fold), folded("B", np.arange(8) // 4)])))
+    for view in (other.ensemble(), *other.each()):
+        assert view.folds is None
+        assert view.validation == {"A": None, "B": None}
+        assert "seen cases it is judged by" in view.refused
+
+
+def test_cases_that_several_folds_tested_get_no_threshold_of_one_of_them():
+    test = rows(case_id=list("abab"), label=[0, 1, 0, 1], score=[0.1, 0.6, 0.3, 0.8], fold=[0, 0, 1, 1], split="test")
+    tuned = rows(case_id=list("vwxy"), label=[0, 1, 0, 1], score=[0.2, 0.7, 0.1, 0.9], fold=[0, 0, 1, 1], split="val")
+    panel = make_panel(predictions(pd.concat([test, tuned]).assign(model="CNN")))
+    assert panel.runs["CNN"][0].validation.folds.tolist() == [0, 0, 1, 1]
+    assert panel.ensemble().validation["CNN"] is None
+    assert any("that ensemble" in note for note in panel.notes)
+
+
+def test_a_model_without_folds_stands_beside_one_with_folds():
+    with_folds = pd.concat([slices().assign(fold=[0, 0, 0, 0, 1]), slices().assign(model="clinical")])
+    frame = predictions({"a": with_folds[:5], "b": with_folds[5:].drop(columns="fold")})
+    panel = make_panel(frame)
+    assert panel.runs["CNN"][0].folds.tolist() == [0, 0, 1]
+    assert panel.runs["clinical"][0].folds is None
+    np.testing.assert_allclose(panel.runs["clinical"][0].scores, [0.4, 0.7, 0.4])
+
+
+def test_ensembles_of_different_sizes_are_named_so():
+    once = rows(case_id=list("abcd"), label=[0, 1, 0, 1], score=[0.4, 0.6, 0.4, 0.6], model="forest", repeat=0, fold=0)
+    assert make_panel(predictions(pd.concat([repeated(), once]))).ensemble().name == "ensemble of up to 2 trainings"
+
+
+def test_patients_whose_cases_have_different_follow_up_are_refused():
+    followed = slices().assign(time=[2.0, 2.0, 5.0, 5.0, 3.0], event=[0, 0, 1, 1, 0])
+    with pytest.raises(ValueError, match="patient 'p' has cases with different times"):
+        make_panel(predictions(followed), level="patient")
 
 
 def test_rows_can_be_taken():

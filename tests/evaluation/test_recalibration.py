@@ -191,9 +191,7 @@ def test_a_reader_is_told_of_few_events_and_of_a_map_that_turns_the_order_round(
     folds = np.zeros(40, int)
     done = recalibrate(probabilities, folds, validation=ValidationRows(1 - labels, probabilities, folds))
     few, turned = done.warnings
-    assert (
-        f"fold 0 was fitted on 40 validation rows, {min(labels.sum(), 40 - labels.sum())} of the smaller class" in few
-    )
+    assert f"fewest in fold 0: 40, {min(labels.sum(), 40 - labels.sum())} of the smaller class" in few
     assert re.search(r"slope -\d.*turns the order of the cases round", turned)
 
 

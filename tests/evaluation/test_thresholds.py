@@ -59,10 +59,10 @@ def test_few_positives_are_warned_of_with_the_interval_of_what_they_hold():
     operating = carried_over(labels, scores, rule="sensitivity")
     [warning] = operating.warnings
     low, high = wilson_interval(38, 40)[:2]
-    assert "few validation cases hold the sensitivity of 95 %: 38 of 40 positives" in warning
+    assert "few validation cases for a sensitivity of 95 %: 38 of 40 positives" in warning
     assert f"95 % interval {100 * low:.1f} to {100 * high:.1f} %" in warning
     [_, test_warning] = read_off(labels, scores, rule="sensitivity").warnings
-    assert "few test cases hold the sensitivity" in test_warning
+    assert "few test cases for a sensitivity" in test_warning
     mirrored = carried_over(1 - labels, -scores, rule="specificity")
     assert "38 of 40 negatives lie below the threshold" in mirrored.warnings[0]
     assert carried_over(labels, scores, rule="youden").warnings == ()

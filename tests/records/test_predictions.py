@@ -80,6 +80,24 @@ def test_files_without_case_ids_are_paired_by_row_order_and_the_result_says_so()
         ([table(time=[1.0, -2.0, 3.0, 4.0], event=[0, 1, 0, 1])], "column 'time' holds '-2' in row 3"),
         ([table(time=[1.0, 2.0, 3.0, 4.0], event=[0, 1, 2, 1])], "column 'event' holds '2' in row 4"),
         ([table().iloc[:0]], "run/a.csv: no rows"),
+        ([table(case_id=["a", " ", "c", "d"])], "column 'case_id' is blank in 1 row (row 3 first)"),
+        (
+            [table(repeat=0), table(model="MLP", case_id=["a", "b", "c", "e"])],
+            "has no prediction of 1 case that others have",
+        ),
+        (
+            [table(repeat=0), pd.concat([table(model="MLP"), table(model="MLP").iloc[:1]])],
+            "'a' of model 'MLP' has two predictions (run/b.csv, row 2; run/b.csv, row 6)",
+        ),
+        ([table(instance=0), table(model="MLP")], "run/b.csv has no column of the instance, while run/a.csv has one"),
+        (
+            [table(fold=0), table(case_id=["v", "w", "x", "y"], split="val")],
+            "run/b.csv has no column of the fold, while run/a.csv has one for the same model 'CNN'",
+        ),
+        (
+            [table(score=None, score_0=[3.0, 1.0, 2.0, 0.0], score_1=[1.0, 2.0, 3.0, 4.0])],
+            "run/a.csv, row 2: scores of 0, 1 sum to 4; expected probabilities that sum to 1. Say --scores logit",
+        ),
     ],
 )
 def test_bad_tables_are_refused_with_the_place_and_the_way_out(tables, message):
@@ -91,6 +109,9 @@ def test_a_patient_in_validation_and_test_rows_of_one_training_is_refused():
     crossing = table(split=["test", "test", "validation", "validation"], patient_id=["p", "q", "p", "r"])
     with pytest.raises(ValueError, match=r"1 patient in validation and test rows of the same training \(p\)"):
         check(crossing)
+    of_another_label = table(split=["test", "test", "validation", "validation"], patient_id=["p", "q", "r", "p"])
+    with pytest.raises(ValueError, match=r"1 patient in validation and test rows"):
+        check(of_another_label)
     by_fold = table(
         split=["test", "test", "validation", "validation"], patient_id=["p", "q", "p", "q"], fold=[0, 1, 1, 0]
     )
@@ -148,6 +169,24 @@ def test_three_classes_have_a_score_each():
 def test_two_columns_of_scores_become_the_score_of_the_positive_class():
     found = check(table(score=None, score_0=[0.9, 0.2, 0.6, 0.4], score_1=[0.1, 0.8, 0.4, 0.6]))
     assert found.table["score"].tolist() == [0.1, 0.8, 0.4, 0.6]
+
+
+def test_two_columns_of_logits_become_the_probability_of_their_softmax():
+    two = table(score=None, score_0=[3.0, 1.0, 2.0, 0.0], score_1=[3.0, 2.0, 0.0, 0.0])
+    np.testing.assert_allclose(check(two, scores="logit").table["score"], 1 / (1 + np.exp([0.0, -1.0, 2.0, 0.0])))
+    assert check(two, scores="score").table["score"].tolist() == [0.0, 1.0, -2.0, 0.0]
+
+
+def test_one_file_may_hold_the_score_and_another_one_for_each_class():
+    found = check(table(), table(model="MLP", score=None, score_0=[0.9, 0.2, 0.6, 0.4], score_1=[0.1, 0.8, 0.4, 0.6]))
+    assert found.table["score"].tolist() == [0.1, 0.8, 0.4, 0.6] * 2
+    assert not [column for column in found.table.columns if column.startswith("score_")]
+
+
+def test_columns_that_begin_like_scores_of_classes_are_left_out_beside_the_score():
+    found = check(table(score_std=[0.1, np.nan, 0.1, 0.1], score_note=["x", "", "", ""]))
+    assert [column for column in found.table.columns if column.startswith("score")] == ["score"]
+    assert "score_std, score_note were left out" in found.notes[0]
 
 
 def test_columns_are_named_by_whoever_wrote_them():

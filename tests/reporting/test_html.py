@@ -166,3 +166,15 @@ def test_the_footer_says_what_made_the_report_and_what_it_is_not(write):
         assert part in footer
     assert "flax" not in footer
     assert "not a medical device" in write(record={})
+
+
+def test_a_long_table_scrolls_inside_its_box_and_a_short_one_does_not(write):
+    long = Table(("item", "n"), [(f"i{k}", k) for k in range(60)], "Long.")
+    page = Page(write(Section("All", [], [TABLE, long])))
+    assert [figure["class"] for figure in page.all("figure")] == ["table", "table tall"]
+
+
+def test_a_number_is_not_torn_from_its_unit_or_its_interval(write):
+    page = write(Section("All", ["A power of 80 % and p = 0.03."], [FIGURE._replace(caption="0.5 [0.4, 0.6]")]))
+    assert "A power of 80\N{NO-BREAK SPACE}% and p =\N{NO-BREAK SPACE}0.03." in page
+    assert "0.5 [0.4,\N{NO-BREAK SPACE}0.6]" in page

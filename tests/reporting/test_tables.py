@@ -83,7 +83,7 @@ def test_the_report_shows_the_text_of_such_a_cell(tmp_path):
     write_report(tmp_path / "r.html", title="t", summary=[], sections=[Section("s", [], [METRICS])], record={})
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "0.849 [0.834,\N{NO-BREAK SPACE}0.864]" in page
-    assert "&lt; 0.001" in page
+    assert "&lt;\N{NO-BREAK SPACE}0.001" in page
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path):
@@ -155,14 +155,46 @@ def test_numbers_survive_in_a_cell_that_is_also_text():
     assert str(cell) == "0.500 [0.250, 0.750]"
 
 
+WIDE_TABLE = Table(
+    ("model", *(f"Sensitivity at {k} % specificity" for k in range(90, 97))),
+    [(name, *[format_interval(0.8, 0.7, 0.9)] * 7) for name in ("image", "clinical", "fusion")],
+    "Seven metrics.",
+)
+
+
+def test_a_table_wider_than_a_page_of_latex_goes_on_below():
+    text = latex_table(WIDE_TABLE, label="wide")
+    panels = text.split(r"\begin{tabular}")[1:]
+    assert len(panels) > 1
+    assert all("fusion & 0.800 & " in panel for panel in panels)
+    assert sum(panel.count("{}[0.700, 0.900]") for panel in panels) == 21
+    assert "0.800 [0.700" not in text
+    assert text.count(r"\caption") == 1
+
+
+def test_a_table_that_fits_keeps_every_row_on_its_line():
+    narrow = Table(WIDE_TABLE.columns[:4], [row[:4] for row in WIDE_TABLE.rows], "")
+    short = narrow._replace(columns=("model", "AUC", "AP", "F1"))
+    assert "fusion & 0.800 [0.700, 0.900] & 0.800" in latex_table(short, label="x")
+
+
+def test_pages_of_a_long_table_keep_its_number_and_are_of_one_length():
+    text = latex_table(Table(("model", "n"), [(f"m{k}", k) for k in range(LINES_PER_FLOAT + 2)], "Long."), label="x")
+    parts = text.split(r"\begin{table}")[1:]
+    assert [part.count(r"\addtocounter{table}{-1}") for part in parts] == [0, 1]
+    assert min(len(re.findall(r"^m\d", part, re.MULTILINE)) for part in parts) >= LINES_PER_FLOAT // 2 - 2
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles_with_booktabs_alone(tmp_path):
     write_tables(tmp_path, "nasty", Table((NASTY, "value"), [(NASTY, METRICS.rows[0][1]), ("[b]", "x")], NASTY))
     rows = [(f"{k}a", "Methods", "what is asked for " * 4, "author to complete") for k in range(52)]
     write_tables(tmp_path, "long", Table(("item", "section", "asks for", "answer"), rows, "Checklist."))
+    write_tables(tmp_path, "wide", WIDE_TABLE)
     document = (
-        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{nasty}\clearpage\input{long}\end{document}"
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{nasty}\clearpage\input{long}\clearpage"
+        r"\message{WIDE}\input{wide}\end{document}"
     )
     (tmp_path / "main.tex").write_text(document, encoding="utf-8")
     run = subprocess.run(
@@ -174,3 +206,4 @@ def test_latex_compiles_with_booktabs_alone(tmp_path):
     )
     assert run.returncode == 0, run.stdout[-2000:]
     assert "Float too large" not in run.stdout
+    assert "Overfull" not in run.stdout.split("WIDE")[1]

@@ -9,6 +9,7 @@ from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.folder import open_cohort
 from fusion_jax.data.tables import read_table
 from fusion_jax.evaluation.panel import Panel, make_panel
+from fusion_jax.evaluation.subgroups import MOST_LEVELS
 from fusion_jax.records.predictions import ColumnNames, Predictions, check_predictions, model_name
 from fusion_jax.wording import listed
 
@@ -160,6 +161,7 @@ def _covariates(config: Config, predictions: Predictions, panel: Panel, cohort: 
     table: Any = predictions.table
     if "site" in table.columns and "site" not in found and panel.level != "patient":
         sites = table.drop_duplicates("case_id").set_index("case_id")["site"]
-        if sites.nunique() > 1:
+        # Nobody asked for sites, so more of them than a table can show are no reason to stop.
+        if 1 < sites.nunique() <= MOST_LEVELS:
             found["site"] = sites
     return pd.DataFrame(found) if found else None

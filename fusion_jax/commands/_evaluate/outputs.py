@@ -13,6 +13,7 @@ from fusion_jax.commands._evaluate.gallery import gallery
 from fusion_jax.commands._evaluate.inputs import Inputs
 from fusion_jax.commands.evaluate import Config
 from fusion_jax.evaluation.assembly import Evaluation
+from fusion_jax.evaluation.paired import holm
 from fusion_jax.evaluation.reclassification import outcome_names
 from fusion_jax.records import run_record, write_csv, write_json
 from fusion_jax.reporting.checklists import CLAIM_2024, TRIPOD_AI, fill
@@ -28,7 +29,7 @@ from fusion_jax.reporting.model_card import model_card_section, write_model_card
 from fusion_jax.reporting.tables import format_interval, format_p, write_tables
 from fusion_jax.wording import counted
 
-__all__ = ["print_table", "write_results"]
+__all__ = ["combined_p_values", "print_table", "write_results"]
 
 
 def write_results(out: Path, found: Sequence[Evaluation], inputs: Inputs, config: Config) -> Path:
@@ -165,11 +166,24 @@ def _each_section(found: Sequence[Evaluation], table: Table) -> Section:
     text = [
         (
             "Every training was judged by itself on the same rows. Trainings are no further patients: their p-values "
-            "are combined as twice their median, which holds whatever their dependence (Rüschendorf 1982)."
+            "are combined as twice their median, which holds whatever their dependence (Rüger 1978), and adjusted by "
+            "Holm over the fused models."
         ),
         f"Figures and tables below are of the first, {found[0].view.name}; numbers of all are in the CSV files.",
     ]
     return Section("Training by training", text, [table])
+
+
+def combined_p_values(found: Sequence[Evaluation]) -> dict[str, float]:
+    """Of every fused model twice the median p-value over trainings, adjusted by Holm over the models."""
+    by_model: dict[str, list[float]] = {}
+    for one in found:
+        for benefit in one.benefits:
+            by_model.setdefault(benefit.model, []).append(benefit.p_value)
+    # A training without a p-value shows nothing.
+    medians = [float(np.median(np.nan_to_num(p_values, nan=1.0))) for p_values in by_model.values()]
+    adjusted = holm(np.minimum(1.0, 2 * np.array(medians)))
+    return dict(zip(by_model, adjusted.tolist(), strict=True))
 
 
 def _each_table(found: Sequence[Evaluation]) -> Table:
@@ -190,14 +204,12 @@ def _each_table(found: Sequence[Evaluation]) -> Table:
                     format_p(math.nan if benefit is None else benefit.p_value),
                 ]
             )
-    for model in models:
-        p_values = [benefit.p_value for one in found for benefit in one.benefits if benefit.model == model]
-        if p_values:
-            rows.append(["all", model, "–", "–", format_p(min(1.0, 2 * float(np.median(p_values))))])
+    rows += [["all", model, "–", "–", format_p(p)] for model, p in combined_p_values(found).items()]
     return Table(
         ("training", "model", found[0].protocol.primary, "gain over the hardest single source", "p"),
         rows,
-        "Every training by itself; last rows: twice the median p-value over trainings.",
+        "Every training by itself; last rows: twice the median p-value over trainings, adjusted by Holm over the fused "
+        "models.",
     )
 
 

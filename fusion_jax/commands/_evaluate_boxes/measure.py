@@ -36,7 +36,7 @@ from fusion_jax.evaluation.resampling import (
     z_test,
 )
 from fusion_jax.records.detections import BoxDetections, BoxTruth
-from fusion_jax.reporting.tables import Shown, format_interval
+from fusion_jax.reporting.tables import Shown, format_interval, p_text
 from fusion_jax.wording import counted
 
 __all__ = [
@@ -171,7 +171,11 @@ def at_overlap(metric: str, overlap: float) -> str:
 def title(metric: str, results: Results) -> str:
     """A metric as the heading of a column."""
     at = f"{results.config.threshold:g}"
-    return {"AP": "AP .5:.95", at_overlap("AP", results.config.threshold): f"AP at {at}"}.get(metric, metric)
+    return {
+        "AP": "AP .5:.95",
+        at_overlap("AP", results.config.threshold): f"AP at {at}",
+        at_overlap("recall", results.config.threshold): f"recall at {at}",
+    }.get(metric, metric)
 
 
 def _finding(one: Comparison) -> str:
@@ -182,7 +186,7 @@ def _finding(one: Comparison) -> str:
         else "no evidence of a difference"
     )
     shown = format_interval(one.difference, low, high, signed=True)
-    return f"AP of {one.first} − {one.second}: {shown}, adjusted p = {one.adjusted:.3g}: {verdict}."
+    return f"AP of {one.first} − {one.second}: {shown}, adjusted p {p_text(one.adjusted)}: {verdict}."
 
 
 def areas_of(config: Config) -> tuple[Area, ...]:

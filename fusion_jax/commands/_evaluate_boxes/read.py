@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_jax.commands.evaluate_boxes import Config
-from fusion_jax.data.tables import read_table
+from fusion_jax.data.tables import NoRowsError, read_table
 from fusion_jax.records.detections import (
     NUMBER_COLUMNS,
     TEXT_COLUMNS,
@@ -47,7 +47,7 @@ def read_boxes(config: Config) -> tuple[BoxTruth, list[BoxDetections], list[str]
         if path.suffix.lower() == ".json":
             found = coco_detections(_json(path), truth, where=str(path), model=name)
         else:
-            found = check_detections(_table(path), truth, where=str(path), model=name)
+            found = check_detections(_table(path, none_found=True), truth, where=str(path), model=name)
         for model in found:
             if model.model in sources:
                 raise ValueError(
@@ -85,8 +85,16 @@ def _names(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def _table(path: Path) -> "pandas.DataFrame":
-    return read_table(path, text=TEXT_COLUMNS, types=dict.fromkeys(NUMBER_COLUMNS, "number"))
+def _table(path: Path, *, none_found: bool = False) -> "pandas.DataFrame":
+    """A table; a detector may have found nothing, but somebody has looked at some cases."""
+    try:
+        return read_table(path, text=TEXT_COLUMNS, types=dict.fromkeys(NUMBER_COLUMNS, "number"))
+    except NoRowsError as error:
+        if not none_found:
+            raise
+        import pandas as pd
+
+        return pd.DataFrame(columns=list(error.columns))
 
 
 def _json(path: Path) -> Any:

@@ -394,11 +394,16 @@ def _sizes(results: Results) -> Section:
         "to .95 of the recall with so many detections of an image and class. A dash: no box of this size."
     )
     caption = f"Mean over classes. {results.counts_in_words}. {_intervals(results)}"
-    return Section("By size, and with fewer detections", [text], [Table(("model", "overlap", *names), rows, caption)])
+    columns = ("model", "overlap", *(name.replace("_", ", ") for name in names))
+    return Section("By size, and with fewer detections", [text], [Table(columns, rows, caption)])
 
 
 def _notes(results: Results) -> Section:
-    undefined = max(int(number.interval.undefined) for number in results.numbers.values())
+    # What no image has shows as a dash; here is what only some resamples lack.
+    undefined = max(
+        (int(number.interval.undefined) for number in results.numbers.values() if not np.isnan(number.value)),
+        default=0,
+    )
     drawn = "All images of a patient are drawn together. " if results.truth.patients is not None else ""
     text = [
         (

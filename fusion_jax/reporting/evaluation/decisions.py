@@ -1,6 +1,7 @@
 """Decisions at thresholds, and the probabilities that decisions are weighed with."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def decisions(found: Evaluation, tables: dict[str, Table]) -> Section | None:
         ),
     ]
     if found.changes:
-        held = f"{found.protocol.sensitivity:.0%} sensitivity of each model on these rows"
+        held = f"{format_percent(found.protocol.sensitivity, 0)} sensitivity of each model on these rows"
         read_off = [row for row in found.changes if row.rule == READ_OFF]
         items.append(
             reclassification_figure(
@@ -142,7 +143,8 @@ def probabilities(found: Evaluation, tables: dict[str, Table]) -> Section | None
         f"{next(iter(found.calibrations.values())).raw.unit}, without strata, as the "
         f"number of events is part of it; {CONDITION}. ECE (expected calibration error, "
         "ten bins of equal size) is biased upward: beside it what a perfectly calibrated model with these predictions "
-        "would show, mean and 95 % limit.",
+        "would show, mean and 95 % limit. ICI (integrated calibration index): mean distance of the smooth curve from "
+        "the diagonal.",
     )  # fmt: skip
     items: list[Figure | Table] = [
         tables["calibration"],
@@ -166,8 +168,8 @@ def probabilities(found: Evaluation, tables: dict[str, Table]) -> Section | None
             decision_curve_figure(
                 {model: band(curve.net_benefit, number) for number, model in enumerate(usable)},
                 treat_all=band(curve.treat_all),
-                caption=f"Net benefit per case at a prevalence of {curve.prevalence:.1%} ({of}), {people(found)}; "
-                f"{level} bands: bootstrap of {curve.unit}, without strata.",
+                caption=f"Net benefit per case at a prevalence of {format_percent(curve.prevalence)} ({of}), "
+                f"{people(found)}; {level} bands: bootstrap of {curve.unit}, without strata.",
             )
         )
     text = [
@@ -177,8 +179,8 @@ def probabilities(found: Evaluation, tables: dict[str, Table]) -> Section | None
         ),
         "Which threshold probabilities matter is a clinical question, to be answered before looking at the curve.",
     ]
-    text += found.calibration_notes
-    if found.prevalence:
+    text += _of_models(found.calibration_notes, found.view.models)
+    if found.prevalence and found.protocol.prevalence is not None:
         tables["prevalence"] = Table(
             ("threshold", "figure", *found.calibrations),
             [
@@ -187,8 +189,19 @@ def probabilities(found: Evaluation, tables: dict[str, Table]) -> Section | None
                 for rule, figures in found.prevalence.items()
                 for name, estimate in figures.items()
             ],
-            f"Figures that depend on the prevalence, for one of {found.protocol.prevalence:.1%}: cases and controls "
-            "are those of these rows, their shares those of the population.",
+            f"Figures that depend on the prevalence, for one of {format_percent(found.protocol.prevalence)}: cases and "
+            "controls are those of these rows, their shares those of the population.",
         )  # fmt: skip
         items.append(tables["prevalence"])
     return Section("Calibration and clinical use", text, items)
+
+
+def _of_models(notes: Sequence[str], models: Sequence[str]) -> list[str]:
+    """Notes "model: text" with the models of one text together; other notes as they are."""
+    found: dict[str, list[str]] = {}
+    for note in notes:
+        model = next((name for name in models if note.startswith(f"{name}: ")), None)
+        found.setdefault(note if model is None else note.removeprefix(f"{model}: "), []).extend(
+            [model] if model else []
+        )
+    return [f"{', '.join(names)}: {text}" if names else text for text, names in found.items()]

@@ -8,7 +8,7 @@ from fusion_jax.evaluation.classification import METRICS
 from fusion_jax.evaluation.estimates import MetricKey, title
 from fusion_jax.reporting.evaluation.words import people, primary_estimates, shown, verdict
 from fusion_jax.reporting.tables import format_interval, format_percent
-from fusion_jax.wording import listed
+from fusion_jax.wording import counted, listed
 
 __all__ = ["checklist_evidence", "model_facts"]
 
@@ -35,7 +35,9 @@ def checklist_evidence(found: Evaluation, *, files: Mapping[str, str], software:
         "predictions": "; ".join(f"{Path(path).name} (SHA-256 {digest[:16]})" for path, digest in files.items()),
     }
     if panel.labels is not None and len(panel.classes) == 2:
-        evidence["events"] = f"{int(panel.labels.sum()):,} {panel.classes[1]} of {len(panel):,} {panel.level}s"
+        evidence["events"] = (
+            f"{int(panel.labels.sum()):,} of {len(panel):,} {panel.level}s have label {panel.classes[1]}"
+        )
     elif panel.event is not None:
         evidence["events"] = f"{int(panel.event.sum()):,} events, follow-up up to {float(max(panel.time)):g}"  # pyright: ignore[reportArgumentType]
     if found.judged is not None:
@@ -60,14 +62,16 @@ def checklist_evidence(found: Evaluation, *, files: Mapping[str, str], software:
         )
     if found.decision is not None:
         low, high = found.decision.thresholds[0], found.decision.thresholds[-1]
-        evidence["decision_curve"] = f"Net benefit over threshold probabilities from {low:.0%} to {high:.0%}"
+        evidence["decision_curve"] = (
+            f"Net benefit over threshold probabilities from {format_percent(low, 0)} to {format_percent(high, 0)}"
+        )
     if found.rules:
         evidence["thresholds"] = "; ".join(f"{rule.name}: {rule.origin}" for rule in found.rules)
         evidence["failures"] = "Every case with its outcome at every threshold is listed in cases.csv"
     if found.cells:
         columns = listed(dict.fromkeys(cell.column for cell in found.cells), 8)
         withheld = sum(bool(cell.withheld) for cell in found.cells if cell.metric == "auc")
-        evidence["subgroups"] = f"By {columns}, tables/subgroups.csv; {withheld} cells withheld"
+        evidence["subgroups"] = f"By {columns}, tables/subgroups.csv; {counted(withheld, 'cell')} withheld"
         if any(cell.column == "site" for cell in found.cells):
             evidence["sites"] = "By site, tables/subgroups.csv"
     if found.folds or found.trainings:

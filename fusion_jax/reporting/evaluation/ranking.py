@@ -10,7 +10,15 @@ from fusion_jax.evaluation.comparisons import Comparison
 from fusion_jax.evaluation.estimates import MetricKey, title
 from fusion_jax.evaluation.operating import Rule
 from fusion_jax.reporting.curve_figures import OperatingPoint, precision_recall_figure, roc_figure
-from fusion_jax.reporting.evaluation.words import CONDITION, cell, first_estimates, named, people, verdict
+from fusion_jax.reporting.evaluation.words import (
+    CONDITION,
+    cell,
+    first_estimates,
+    named,
+    people,
+    primary_estimates,
+    verdict,
+)
 from fusion_jax.reporting.figure_parts import Curve
 from fusion_jax.reporting.forest_figures import ForestRow, forest_figure
 from fusion_jax.reporting.html import Figure, Section, Table
@@ -52,8 +60,9 @@ def discrimination(found: Evaluation, tables: dict[str, Table]) -> Section | Non
             cells.append("–" if row is None else format_interval(row.value, row.low, row.high))
         rows.append(cells)
     level = format_percent(found.protocol.level, 0)
-    method = next(row.method for row in judged.estimates if row.metric == found.protocol.primary)
-    error = max(row.low_error or 0.0 for row in judged.estimates if row.metric == found.protocol.primary)
+    shown_metric = found.protocol.primary if primary_estimates(found) else "auc"
+    method = next(row.method for row in judged.estimates if row.metric == shown_metric)
+    error = max(row.low_error or 0.0 for row in judged.estimates if row.metric == shown_metric)
     how = f"{level} intervals: {method}, {CONDITION}; Monte-Carlo error of their ends up to {error:.1g}"
     tables["discrimination"] = Table(
         ("model", *(title(key, found.protocol) for key in keys)), rows, f"Metrics of scores, {people(found)}. {how}."
@@ -115,7 +124,8 @@ def _curves(found: Evaluation, how: str) -> list[Figure | Table]:
         precision_recall_figure(
             curves("precision", "average_precision"),
             prevalence=prevalence,
-            caption=f"Precision over recall. {caption} Precision depends on the prevalence, here {prevalence:.1%}.",
+            caption=f"Precision over recall. {caption} Precision depends on the prevalence, here "
+            f"{format_percent(prevalence)}.",
         ),
     ]
 

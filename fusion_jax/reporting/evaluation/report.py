@@ -9,7 +9,7 @@ from fusion_jax.evaluation.estimates import MetricKey, larger_is_better, title
 from fusion_jax.reporting.evaluation.decisions import decisions, probabilities
 from fusion_jax.reporting.evaluation.ranking import differences, discrimination
 from fusion_jax.reporting.evaluation.spread import stability, subgroups
-from fusion_jax.reporting.evaluation.survival import survival_section
+from fusion_jax.reporting.evaluation.survival import survival_section, survival_summary
 from fusion_jax.reporting.evaluation.words import people, primary_estimates, verdict
 from fusion_jax.reporting.html import Section, Table
 from fusion_jax.reporting.tables import format_interval, format_percent
@@ -64,8 +64,9 @@ def _summary(found: Evaluation) -> tuple[str, ...]:
             for model in found.view.models
             if model in first
         ]
-        lines.append(f"{name}: {'; '.join(shown)}.")
-    return (*lines, *verdict(found), *found.warnings)
+        if shown:
+            lines.append(f"{name}: {'; '.join(shown)}.")
+    return (*lines, *survival_summary(found), *verdict(found), *found.warnings)
 
 
 def _methods(found: Evaluation) -> Section:
@@ -84,12 +85,17 @@ def _methods(found: Evaluation) -> Section:
         (
             f"Resampling: {protocol.resamples:,} resamples, seed {protocol.seed}, the same for all models and metrics; "
             f"{'percentile' if protocol.interval == 'percentile' else 'BCa'} intervals of "
-            f"{format_percent(protocol.level, 0)}. All of them are conditional on the trained models."
+            f"{format_percent(protocol.level, 0)}. All of them are conditional on the trained models. Intervals are "
+            "read off the resamples, p-values from a normal test on their spread; near the limit the two can disagree."
         ),
         (
             "Not adjusted: for the number of metrics, tests and subgroups; for predictors; for choices that were made "
-            "before these predictions were written. P-values of differences are adjusted over pairs of models, and "
-            "those of verdicts over fused models."
+            "before these predictions were written."
+            + (
+                " P-values of differences are adjusted over pairs of models, and those of verdicts over fused models."
+                if found.comparisons
+                else ""
+            )
         ),
     ]
     text += found.notes

@@ -7,6 +7,7 @@ import numpy as np
 from fusion_jax.evaluation.assembly import Evaluation
 from fusion_jax.evaluation.estimates import MetricKey, title
 from fusion_jax.evaluation.operating import READ_OFF
+from fusion_jax.evaluation.subgroups import Cell
 from fusion_jax.reporting.evaluation.words import (
     named,
     people,
@@ -14,7 +15,7 @@ from fusion_jax.reporting.evaluation.words import (
 from fusion_jax.reporting.forest_figures import Subgroup, subgroup_forest_figure
 from fusion_jax.reporting.html import Figure, Section, Table
 from fusion_jax.reporting.strip_figures import fold_strip_figure
-from fusion_jax.reporting.tables import format_interval
+from fusion_jax.reporting.tables import Shown, format_interval
 
 __all__ = ["stability", "subgroups"]
 
@@ -43,27 +44,22 @@ def stability(found: Evaluation, tables: dict[str, Table]) -> Section | None:
         )  # fmt: skip
         items.append(tables["trainings"])
     if found.folds:
-        metric = found.folds[0].metric
+        metrics = list(dict.fromkeys(row.metric for row in found.folds))
         values: dict[str, np.ndarray] = {}
-        rows = []
+        rows: list[list[str | int]] = []
         for model in dict.fromkeys(row.model for row in found.folds):
-            mine = [row for row in found.folds if (row.model, row.metric) == (model, metric)]
-            trainings = list(dict.fromkeys(row.training for row in mine))
-            folds = list(dict.fromkeys(row.fold for row in mine))
-            grid = np.full((len(trainings), len(folds)), np.nan)
-            for row in mine:
-                grid[trainings.index(row.training), folds.index(row.fold)] = row.value
-            values[model] = grid
-            known = grid[~np.isnan(grid)]
-            sd = float(known.std(ddof=1)) if known.size > 1 else math.nan
-            rows.append([model, len(trainings), len(folds), float(known.mean()) if known.size else math.nan, sd])
-        name = title(MetricKey(metric), found.protocol)
+            grids = {metric: _grid(found, model, metric) for metric in metrics}
+            values[model] = grids[metrics[0]]
+            rows.append([model, grids[metrics[0]].size, *(_mean_sd(grids[metric]) for metric in metrics)])
+        name = title(MetricKey(metrics[0]), found.protocol)
         sizes = [row.rows for row in found.folds]
         span = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+        cut = found.protocol.threshold if found.protocol.threshold is not None else 0.5
         tables["folds"] = Table(
-            ("model", "trainings", "folds", f"mean {name}", "sd"),
+            ("model", "folds", *(title(MetricKey(metric), found.protocol) for metric in metrics)),
             rows,
-            f"{name} over folds of {span} rows; sd of a sample (ddof 1), a spread and no standard error.",
+            f"Mean ± sd over folds of {span} rows, of every training; sd of a sample (ddof 1), a spread and no "
+            f"standard error. Decisions at the threshold {cut:g}.",
         )
         items += [
             tables["folds"],
@@ -78,11 +74,30 @@ def stability(found: Evaluation, tables: dict[str, Table]) -> Section | None:
     return Section("Folds, partitions and seeds", text, items)
 
 
+def _grid(found: Evaluation, model: str, metric: str) -> np.ndarray:
+    """A metric of a model, trainings in rows and folds in columns; NaN where there is none."""
+    mine = [row for row in found.folds if (row.model, row.metric) == (model, metric)]
+    trainings = list(dict.fromkeys(row.training for row in mine)) or [""]
+    folds = list(dict.fromkeys(row.fold for row in mine)) or [""]
+    grid = np.full((len(trainings), len(folds)), np.nan)
+    for row in mine:
+        grid[trainings.index(row.training), folds.index(row.fold)] = row.value
+    return grid
+
+
+def _mean_sd(grid: np.ndarray) -> str:
+    known = grid[~np.isnan(grid)]
+    if not known.size:
+        return "–"
+    return f"{known.mean():.3f} ± {known.std(ddof=1):.3f}" if known.size > 1 else f"{known[0]:.3f}"
+
+
 def subgroups(found: Evaluation, tables: dict[str, Table]) -> Section | None:
     """Figures in parts of the cohort; None where none were asked for."""
     if not found.cells:
         return None
     least = found.protocol.least_cell
+    whom = "rows" if found.panel.patients is None else "patients"
     items: list[Figure | Table] = []
     areas = [cell for cell in found.cells if cell.metric == "auc"]
     overall = found.judged.values[MetricKey("auc")] if found.judged is not None else None
@@ -109,27 +124,45 @@ def subgroups(found: Evaluation, tables: dict[str, Table]) -> Section | None:
                 text=format_interval,
                 caption=f"AUC of {model} in parts of the cohort, DeLong's interval (logit scale)"
                 f"{' over patients' if found.panel.clustered else ''}; line: all rows. Parts of fewer than {least} "
-                "rows, or fewer than five of a class, are withheld.",
+                f"{whom}, or fewer than five of a class, are withheld.",
             )
         )
-    tables["subgroups"] = Table(
-        ("column", "part", "model", "figure", "rows", "events", "value [interval]",
-         f"AUC less that of {found.view.models[0]}"),
-        [
-            [cell.column, cell.value, cell.model, named(MetricKey(cell.metric, cell.rule), found),
-             "–" if cell.withheld else cell.rows, "–" if cell.withheld else cell.events,
-             f"withheld: {cell.withheld}" if cell.withheld else format_interval(cell.estimate, cell.low, cell.high),
-             "–" if math.isnan(cell.difference)
-             else format_interval(cell.difference, cell.difference_low, cell.difference_high, signed=True)]
-            for cell in found.cells
-            if cell.rule != READ_OFF
-        ],
-        "Subgroups. No interaction was tested and nothing was adjusted for their number; that an interval contains a "
-        "value in one part and not in another is no evidence that the parts differ.",
-    )  # fmt: skip
+    tables["subgroups"] = _subgroup_table(found)
     items.append(tables["subgroups"])
     text = ["Covariates were joined by case."]
     withheld = {(cell.column, cell.value) for cell in areas if cell.withheld}
     if any(sum(column == one for one, _ in withheld) == 1 for column, _ in withheld):
         text.append("Where one part alone is withheld, its size follows from the total: do not print both.")
     return Section("Subgroups", text, items)
+
+
+def _subgroup_table(found: Evaluation) -> Table:
+    """A row for each part and figure, models side by side, and below areas their differences from the first."""
+    models = found.view.models
+    cells = {(cell.column, cell.value, cell.metric, cell.rule, cell.model): cell for cell in found.cells}
+    rows: list[list[str | int | float]] = []
+    for column, value, metric, rule in dict.fromkeys(key[:4] for key in cells if key[3] != READ_OFF):
+        mine = [cells.get((column, value, metric, rule, model)) for model in models]
+        known = next(cell for cell in mine if cell is not None)
+        part = [column, value, "–" if known.withheld else known.rows, "–" if known.withheld else known.events]
+        rows.append([*part, named(MetricKey(metric, rule), found), *map(_subgroup_value, mine)])
+        if any(cell is not None and not math.isnan(cell.difference) for cell in mine):
+            rows.append([*part, f"AUC less that of {models[0]}", *map(_subgroup_difference, mine)])
+    return Table(
+        ("column", "part", "rows", "events", "figure", *models),
+        rows,
+        "Subgroups. No interaction was tested and nothing was adjusted for their number; that an interval contains a "
+        "value in one part and not in another is no evidence that the parts differ.",
+    )
+
+
+def _subgroup_value(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    return f"withheld: {cell.withheld}" if cell.withheld else format_interval(cell.estimate, cell.low, cell.high)
+
+
+def _subgroup_difference(cell: Cell | None) -> str:
+    if cell is None or math.isnan(cell.difference):
+        return Shown("–", {"": math.nan})
+    return format_interval(cell.difference, cell.difference_low, cell.difference_high, signed=True)

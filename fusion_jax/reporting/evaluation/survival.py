@@ -3,13 +3,23 @@
 from typing import Any
 
 from fusion_jax.evaluation.assembly import Evaluation
-from fusion_jax.reporting.evaluation.words import CONDITION, p_text, people
+from fusion_jax.evaluation.estimates import title
+from fusion_jax.reporting.evaluation.words import CONDITION, people, verdict
 from fusion_jax.reporting.html import Figure, Section, Table
 from fusion_jax.reporting.survival_figures import SurvivalCurve, kaplan_meier_figure
-from fusion_jax.reporting.tables import format_interval, format_p, format_percent
+from fusion_jax.reporting.tables import format_interval, format_p, format_percent, p_text
 from fusion_jax.wording import counted
 
-__all__ = ["survival_section"]
+__all__ = ["survival_section", "survival_summary"]
+
+
+def survival_summary(found: Evaluation) -> tuple[str, ...]:
+    """Harrell's C of every model; nothing without times."""
+    if found.survival is None:
+        return ()
+    comparison = found.survival.comparison
+    values = [f"{model} {_survival_cell(comparison, 'harrell', i)}" for i, model in enumerate(found.view.models)]
+    return (f"Harrell's C: {'; '.join(values)}.",)
 
 
 def survival_section(found: Evaluation, tables: dict[str, Table]) -> Section | None:
@@ -36,20 +46,17 @@ def survival_section(found: Evaluation, tables: dict[str, Table]) -> Section | N
         f"{found.protocol.resamples:,} resamples, {CONDITION}. Censoring: {comparison.metrics[0].censoring}.",
     )
     items: list[Figure | Table] = [tables["survival"]]
-    if comparison.differences is not None and comparison.difference_intervals is not None:
-        differences, ends = comparison.differences, comparison.difference_intervals
+    pairs = [row for row in found.comparisons if row.metric in ("harrell_c", "uno_c")]
+    if pairs:
         tables["survival_differences"] = Table(
-            ("models", "metric", "difference [interval]", "p"),
+            ("models", "metric", "difference [interval]", "p", "p, Holm"),
             [
-                [f"{found.view.models[one]} – {found.view.models[other]}", label,
-                 format_interval(
-                     float(getattr(differences, part).difference[pair]), float(getattr(ends, part).low[pair]),
-                     float(getattr(ends, part).high[pair]), signed=True),
-                 format_p(float(getattr(differences, part).p_value[pair]))]
-                for pair, (one, other) in enumerate(comparison.pairs)
-                for part, label in (("harrell", names[0]), ("uno", names[1]))
+                [f"{row.first} – {row.second}", title(row.key, found.protocol),
+                 format_interval(row.difference, row.low, row.high, signed=True), format_p(row.p_value),
+                 format_p(row.p_holm)]
+                for row in pairs
             ],
-            "Paired differences from the same resamples (bootstrap z-test); not adjusted.",
+            "Paired differences from the same resamples (bootstrap z-test); Holm over pairs of models for each metric.",
         )  # fmt: skip
         items.append(tables["survival_differences"])
     for model, groups in survival.groups.items():
@@ -66,10 +73,12 @@ def survival_section(found: Evaluation, tables: dict[str, Table]) -> Section | N
                 xlabel="time (unit of the table)",
                 ylabel="free of the event",
                 caption=f"Groups of risk of {model}: {groups.groups.origin}. Log-rank p "
-                f"{p_text(groups.log_rank.p_value)}, of groups that the same rows made where cut-offs were read off them.",
+                f"{p_text(groups.log_rank.p_value)}, of groups that the same rows made where cut-offs were read off "
+                "them.",
             )
         )
-    return Section("Survival", list(survival.notes), items)
+    told = verdict(found) if found.protocol.primary in ("harrell_c", "uno_c") else ()
+    return Section("Survival", [*told, *survival.notes], items)
 
 
 def _survival_cell(comparison: Any, part: str, *index: int) -> str:

@@ -1,14 +1,15 @@
 """Words and cells that all sections of an evaluation share."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from fusion_jax.evaluation.assembly import Evaluation
 from fusion_jax.evaluation.estimates import Estimate, MetricKey, title
-from fusion_jax.reporting.tables import format_interval, format_p, format_percent
+from fusion_jax.reporting.tables import format_interval, format_percent, p_text
 from fusion_jax.wording import counted, listed
 
-__all__ = ["CONDITION", "cell", "first_estimates", "named", "p_text", "people", "primary_estimates", "shown", "verdict"]
+__all__ = ["CONDITION", "cell", "first_estimates", "named", "people", "primary_estimates", "shown", "verdict"]
 
 CONDITION = "conditional on the trained models"
 """What every interval over patients leaves out: another training."""
@@ -47,23 +48,19 @@ def verdict(found: Evaluation) -> tuple[str, ...]:
             sentences.append(f"{one.model} beats {few} in {metric}: {against}gain {gain} ({tested}).")
         else:
             sentence = (
-                f"No evidence that {one.model} beats {few} in {metric}: {against}difference {gain}, {level} interval "
-                f"({tested})."
+                f"No evidence that {one.model} beats {few} in {metric}: {against}difference {gain}"
+                f"{'' if math.isnan(one.low) else f', {level} interval'} ({tested})."
             )
             margin = found.protocol.margin
             if margin is not None and one.excludes_margin is not None:
                 sentence += (
                     f" The interval {'excludes' if one.excludes_margin else 'does not exclude'} a gain of {margin:g}."
                 )
-            sentence += f" Such a study would have shown a difference of {one.smallest_detectable:.3f} with 80 % power."
+            if not math.isnan(one.smallest_detectable):
+                power = f"a difference of {one.smallest_detectable:.3f} with 80 % power"
+                sentence += f" Such a study would have shown {power}."
             sentences.append(sentence)
     return tuple(sentences)
-
-
-def p_text(value: float) -> str:
-    """A p-value behind the letter p: "= 0.032", "< 0.001"."""
-    text = str(format_p(value))
-    return text if text[:1] in "<>–" else f"= {text}"
 
 
 def primary_estimates(found: Evaluation) -> dict[str, Estimate]:
