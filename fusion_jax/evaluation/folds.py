@@ -1,4 +1,4 @@
-"""Out-of-fold predictions: what each fold shows, what all show together, and rows gathered into patients.
+"""Out-of-fold predictions: what each fold shows, and what all show together.
 
 Scores of one fold come from one training, so only they are sure to share a scale. The pooled AUC also compares cases
 of different folds; the within-fold AUC does not. Host functions in double precision.
@@ -6,21 +6,18 @@ of different folds; the within-fold AUC does not. Host functions in double preci
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Num, Shaped
 
 from fusion_jax.evaluation.classification import Counts, auc, confusion_counts
 from fusion_jax.evaluation.rows import Labels, Patients, both_classes, check_scores, patient_codes, positives
-from fusion_jax.wording import counted, listed
+from fusion_jax.wording import counted
 
 __all__ = [
-    "Aggregated",
     "FoldValues",
     "PooledWithin",
-    "aggregate",
-    "common_labels",
     "fold_counts",
     "per_fold",
     "pooled_and_within",
@@ -71,20 +68,6 @@ class PooledWithin(NamedTuple):
     pairs: int
     pairs_within: int
     warning: str
-
-
-class Aggregated(NamedTuple):
-    """Rows gathered into groups, in the order of the groups' names.
-
-    Attributes:
-      groups: names, shape `(g,)`.
-      scores: one a group, shape `(g,)` or `(g, m)`.
-      rows: number of rows behind each, shape `(g,)`.
-    """
-
-    groups: Shaped[np.ndarray, "g"]
-    scores: Float[np.ndarray, "g *m"]
-    rows: Int[np.ndarray, "g"]
 
 
 def per_fold(
@@ -257,85 +240,6 @@ def pooled_counts(counts: Counts) -> Counts:
       Peng et al. 2020 print rates of the pooled matrix: all are multiples of 1/24; specs/mm_nas.md, section 7.
     """
     return Counts(*(int(np.sum(count)) for count in counts))
-
-
-def aggregate(
-    scores: Num[np.ndarray, "n *m"],
-    groups: Patients,
-    by: Literal["mean", "max", "vote"] = "mean",
-    *,
-    threshold: float | None = None,
-) -> Aggregated:
-    """One score a group from those of its rows: a patient from slices, a breast from views.
-
-    Args:
-      scores: larger for class 1, shape `(n,)`, or `(n, m)` for m models.
-      groups: id of the group of each row, shape `(n,)`.
-      by: "mean" of the scores, "max" for a finding that one row may hold alone, "vote" for the share of rows whose
-        score is at or above the threshold.
-      threshold: of a vote; for the others there is none.
-
-    Raises:
-      ValueError: an unknown rule, a vote without a threshold, or numbers of rows that differ.
-
-    Example:
-      >>> aggregate(np.array([0.2, 0.8, 0.9]), ["a", "a", "b"]).scores.tolist()
-      [0.5, 0.9]
-      >>> aggregate(np.array([0.2, 0.8, 0.9]), ["a", "a", "b"], "vote", threshold=0.5).scores.tolist()
-      [0.5, 1.0]
-
-    References:
-      specs/hcc_fusion.md, section 7 (mean over slices, with max and vote as options).
-    """
-    if by not in ("mean", "max", "vote"):
-        raise ValueError(f"by: {by!r}; expected 'mean', 'max' or 'vote'.")
-    if (threshold is None) == (by == "vote"):
-        found = "no threshold" if threshold is None else f"threshold {threshold:g}"
-        raise ValueError(
-            f"by {by!r} with {found}; a vote counts rows at or above a threshold, and the others have none."
-        )
-    values = check_scores(scores, len(groups))
-    codes = patient_codes(groups, len(groups))
-    names, first, rows = np.unique(codes, return_index=True, return_counts=True)
-    ids = np.asarray(groups)[first]
-    if threshold is not None:
-        values = (values >= threshold).astype(float)
-    if by == "max":
-        gathered = np.full((len(names), *values.shape[1:]), -np.inf)
-        np.maximum.at(gathered, codes, values)
-    else:
-        gathered = np.zeros((len(names), *values.shape[1:]))
-        np.add.at(gathered, codes, values)
-        gathered /= rows.reshape(-1, *(1,) * (values.ndim - 1))
-    return Aggregated(ids, gathered, rows)
-
-
-def common_labels(labels: Num[np.ndarray, "n"], groups: Patients) -> Num[np.ndarray, "g"]:
-    """The label that all rows of a group share, in the order of `aggregate`.
-
-    Args:
-      labels: shape `(n,)`.
-      groups: id of the group of each row, shape `(n,)`.
-
-    Raises:
-      ValueError: a group whose rows disagree.
-
-    Example:
-      >>> common_labels(np.array([1, 1, 0]), ["b", "b", "a"]).tolist()
-      [0, 1]
-    """
-    labels = np.asarray(labels)
-    codes = patient_codes(groups, len(labels))
-    _, first = np.unique(codes, return_index=True)
-    common = labels[first]
-    mixed = np.unique(codes[labels != common[codes]])
-    if len(mixed):
-        names = np.asarray(groups)[first[mixed]].tolist()
-        raise ValueError(
-            f"labels: rows of {listed(names)} disagree ({counted(len(mixed), 'group')} in all); expected one label a "
-            "group. Judge these rows one by one, with their patients as clusters, or take smaller groups."
-        )
-    return common
 
 
 def _wins(positive: np.ndarray, scores: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:

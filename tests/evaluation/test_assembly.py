@@ -481,6 +481,32 @@ def test_a_single_source_that_is_no_model_is_refused():
         judged(*two_tables(labels, [pair]), protocol=Protocol(singles=("A", "B"), **QUICK))
 
 
+def test_with_few_of_a_class_the_exchange_of_ranks_decides():
+    rng = np.random.default_rng(16)
+    labels = (np.arange(80) < 9).astype(int)
+    tables = [table(name, labels * worth + rng.normal(0, 1, 80), labels) for name, worth in (("A", 0.2), ("B", 4.0))]
+    found = judged(*tables, protocol=Protocol(singles=("A",), **QUICK))
+    [verdict] = found.benefits
+    assert verdict.test == "rank permutation"
+    assert verdict.p_value == pytest.approx(1 / 101)
+    assert verdict.low < verdict.gain < verdict.high
+    assert any("exchange of ranks decides" in warning for warning in found.warnings)
+
+
+def test_every_metric_is_told_in_every_fold():
+    labels, [pair] = noise(np.random.default_rng(17))
+    tables = two_tables(labels, [pair], fold=np.arange(80) % 4 // 2, patient_id=np.arange(80))
+    found = judged(*tables, protocol=Protocol(threshold=0.5, **QUICK))
+    metrics = {row.metric for row in found.folds}
+    assert metrics == {
+        "auc", "average_precision", "specificity_at_sensitivity", "sensitivity_at_specificity", "accuracy",
+        "sensitivity", "specificity", "f1",
+    }  # fmt: skip
+    accuracy = [row.value for row in found.folds if (row.model, row.metric) == ("A", "accuracy")]
+    assert np.mean(accuracy) == pytest.approx(np.mean((pair[0] >= 0.5) == labels))
+    assert found.fold_tests[0].test.ratio == 1.0
+
+
 def test_bca_intervals_lie_near_the_percentile_ones():
     labels, [pair] = noise(np.random.default_rng(15))
     plain = judged(*two_tables(labels, [pair]))

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +10,6 @@ from hypothesis import strategies as st
 from fusion_jax.evaluation import classification as points
 from fusion_jax.evaluation.classification import Counts, auc
 from fusion_jax.evaluation.folds import (
-    aggregate,
-    common_labels,
     fold_counts,
     per_fold,
     pooled_and_within,
@@ -157,38 +154,10 @@ def test_the_standard_error_is_the_spread_of_the_difference_over_cohorts():
     assert warned < 0.05
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1)), min_size=1, max_size=20))
-def test_groups_equal_pandas(rows):
-    groups, scores = (np.array(column) for column in zip(*rows, strict=True))
-    table = pd.Series(scores).groupby(groups)
-    for by, expected in (("mean", table.mean()), ("max", table.max())):
-        found = aggregate(scores, groups, by)
-        assert found.groups.tolist() == list(expected.index)
-        np.testing.assert_allclose(found.scores, expected, atol=1e-15)
-    votes = aggregate(scores, groups, "vote", threshold=0.5)
-    np.testing.assert_allclose(votes.scores, pd.Series(scores >= 0.5).groupby(groups).mean())
-    np.testing.assert_array_equal(votes.rows, table.size())
-
-
-def test_identical_slices_score_as_the_slice_and_models_keep_their_columns():
-    scores = np.array([[0.3, 0.7], [0.9, 0.1]])
-    names = np.array(["b", "a"])
-    for by in ("mean", "max"):
-        found = aggregate(np.repeat(scores, 3, axis=0), np.repeat(names, 3), by)
-        assert found.groups.tolist() == ["a", "b"]
-        np.testing.assert_allclose(found.scores, scores[::-1])
-    assert common_labels(np.repeat([1, 0], 3), np.repeat(names, 3)).tolist() == [0, 1]
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: common_labels(np.array([0, 1, 1]), ["p7", "p7", "p8"]), r"rows of p7 disagree \(1 group in all\)"),
-        (lambda: aggregate(np.array([0.1]), ["a"], "vote"), "by 'vote' with no threshold"),
-        (lambda: aggregate(np.array([0.1]), ["a"], threshold=0.5), "by 'mean' with threshold 0.5"),
-        (lambda: aggregate(np.array([0.1]), ["a"], "median"), "by: 'median'; expected 'mean', 'max' or 'vote'"),
-        (lambda: aggregate(np.array([0.1, 0.2]), ["a"]), r"scores: shape \(2,\) beside 1 label"),
         (lambda: within_fold_auc(np.array([0, 1]), np.array([0, 1]), np.array([0])), r"folds: shape \(1,\) for 2 rows"),
         (lambda: fold_counts(np.array([0, 1]), np.array([0, 1]), np.array([0, np.nan])), "folds: no fold in 1 row"),
         (lambda: pooled_and_within(np.ones(3, int), np.arange(3), np.zeros(3)), "only class 1 occurs in 3 rows"),

@@ -86,6 +86,13 @@ def test_levels_aggregate_slices_and_breasts(level, aggregate, scores, labels):
     assert panel.patient_count == 2
 
 
+def test_identical_slices_score_as_the_slice():
+    frame = slices().assign(score=[0.3, 0.3, 0.7, 0.7, 0.4])
+    for aggregate in ("mean", "max"):
+        panel = make_panel(predictions(frame), aggregate=aggregate)
+        np.testing.assert_allclose(panel.runs["CNN"][0].scores, [0.3, 0.7, 0.4])
+
+
 def test_instances_without_patients_are_clustered_by_case():
     panel = make_panel(predictions(slices().drop(columns="patient_id")), level="instance")
     assert panel.patients.tolist() == ["a", "a", "b", "b", "c"]

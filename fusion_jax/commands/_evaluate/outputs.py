@@ -58,6 +58,9 @@ def write_results(out: Path, found: Sequence[Evaluation], inputs: Inputs, config
     evidence = checklist_evidence(first, files=files, software=software)
     for name, checklist in (("tripod_ai", TRIPOD_AI), ("claim_2024", CLAIM_2024)):
         tables[name] = fill(checklist, evidence)
+    shown = first.benefits[0].model if first.benefits else first.view.models[-1]
+    facts = model_facts(first, shown, software=software)
+    sections.append(model_card_section(shown, facts))
     sections.append(
         Section(
             "Reporting checklists",
@@ -70,9 +73,6 @@ def write_results(out: Path, found: Sequence[Evaluation], inputs: Inputs, config
             [tables["tripod_ai"], tables["claim_2024"]],
         )
     )
-    shown = first.benefits[0].model if first.benefits else first.view.models[-1]
-    facts = model_facts(first, shown, software=software)
-    sections.append(model_card_section(shown, facts))
 
     for name, table in tables.items():
         write_tables(out / "tables", name, table)
