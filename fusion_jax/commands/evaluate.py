@@ -161,6 +161,12 @@ def run(config: Config) -> int:
     return 0
 
 
+def name_and_path(word: str) -> tuple[str, str]:
+    """The two parts of NAME=FILE; no name where there is a file of just that name, or no sign of equality."""
+    name, equals, path = word.partition("=")
+    return (name, path) if equals and not Path(word).exists() else ("", word)
+
+
 def default_name(config: Config) -> str:
     """Folder of the results: the first file, and how many more there are."""
     from fusion_jax.commands._shared.screen import file_name
@@ -168,7 +174,7 @@ def default_name(config: Config) -> str:
 
     if not config.tables:
         raise ValueError("no table of predictions was given; expected at least one file.")
-    first = file_name(model_name(config.tables[0].split("=", 1)[-1]))
+    first = file_name(model_name(name_and_path(config.tables[0])[1]))
     return first if len(config.tables) == 1 else f"{first}_and_{len(config.tables) - 1}_more"
 
 

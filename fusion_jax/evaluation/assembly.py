@@ -254,17 +254,13 @@ def _independence(panel: Panel) -> list[str]:
 
 
 def _few(panel: Panel) -> list[str]:
-    if panel.labels is None:
+    sizes = panel.class_sizes
+    if not sizes or not 0 < min(sizes) < FEW_OF_A_CLASS:
         return []
-    who = panel.units if panel.patients is None else panel.patients
-    counts = [len(np.unique(who[panel.labels == number])) for number in range(len(panel.classes))]
-    least = int(np.argmin(counts))
-    if not 0 < counts[least] < FEW_OF_A_CLASS:
-        return []
-    whom = panel.level if panel.patients is None else "patient"
+    least = sizes.index(min(sizes))
     warning = (
-        f"Only {counted(counts[least], whom)} with label {panel.classes[least]}: with fewer than {FEW_OF_A_CLASS} of a "
-        "class, intervals of the bootstrap and of DeLong are too narrow, and their p-values too small."
+        f"Only {counted(sizes[least], panel.whom)} with label {panel.classes[least]}: with fewer than {FEW_OF_A_CLASS} "
+        "of a class, intervals of the bootstrap and of DeLong are too narrow, and their p-values too small."
     )
     return [warning]
 

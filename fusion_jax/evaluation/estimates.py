@@ -129,7 +129,7 @@ def title(key: MetricKey, protocol: Protocol) -> str:
     if key.metric in OTHER_TITLES:
         name = OTHER_TITLES[key.metric]
     else:
-        name = METRICS[key.metric].title(_target(key.metric, protocol) or 0.95)
+        name = METRICS[key.metric].title(protocol.target(key.metric))
     return f"{name}, {key.of_class} against the rest" if key.of_class else name
 
 
@@ -204,25 +204,14 @@ def _design(panel: Panel) -> Design:
 
 
 def _alone(panel: Panel) -> str:
-    labels: Any = panel.labels
-    for number, name in enumerate(panel.classes):
-        of_class = labels == number
-        count = int(of_class.sum()) if panel.patients is None else len(np.unique(panel.patients[of_class]))
-        if count == 1:
-            whom = panel.level if panel.patients is None else "patient"
-            return f"none: a single {whom} has the label {name}"
+    for name, size in zip(panel.classes, panel.class_sizes, strict=True):
+        if size == 1:
+            return f"none: a single {panel.whom} has the label {name}"
     return ""
 
 
 def _statistics(data: ClassificationData, weights: Any) -> tuple[ClassificationStatistics, Curves]:
     return classification_statistics(data, weights), curve_statistics(data.ranked, weights)
-
-
-def _target(metric: str, protocol: Protocol) -> float | None:
-    return {
-        "specificity_at_sensitivity": protocol.sensitivity,
-        "sensitivity_at_specificity": protocol.specificity,
-    }.get(metric)
 
 
 def _probable(panel: Panel, view: View) -> Bool[np.ndarray, "m"]:
@@ -238,7 +227,7 @@ def _values(
     values = {}
     for metric in ("auc", "average_precision", "specificity_at_sensitivity", "sensitivity_at_specificity"):
         values[MetricKey(metric)] = np.array(
-            [metric_value(metric, labels, scores, target=_target(metric, protocol) or 0.95) for scores in view.scores]
+            [metric_value(metric, labels, scores, target=protocol.target(metric)) for scores in view.scores]
         )
     if view.folds is not None:
         folds = view.folds
@@ -452,9 +441,7 @@ def _judge_classes(panel: Panel, view: View, protocol: Protocol) -> Judged:
     )
     for model in range(m):
         for metric in ("auc", "average_precision", "specificity_at_sensitivity", "sensitivity_at_specificity"):
-            rest = one_versus_rest(
-                labels, view.scores[model], metric, target=_target(metric, protocol) or protocol.sensitivity
-            )
+            rest = one_versus_rest(labels, view.scores[model], metric, target=protocol.target(metric))
             for c, name in enumerate(panel.classes):
                 values.setdefault(MetricKey(metric, "", name), np.zeros(m))[model] = rest.values[c]
             values.setdefault(MetricKey(metric), np.zeros(m))[model] = rest.macro

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num, Shaped
 
 from fusion_jax.arrays import ArrayLike, Sources
+from fusion_jax.evaluation.ranked import Ranked, make_ranked, weighted_auc
 from fusion_jax.evaluation.resampling import Interval, bootstrap, make_design, percentile_interval
 from fusion_jax.evaluation.rows import Patients
 from fusion_jax.evaluation.shuffling import (
@@ -199,7 +200,7 @@ def permutation_importance(
         permuted = [next(scores) for _ in range(repeats)]
         draws[row] = [_loss(baseline, float(measure(answers, one)), unit) for one in permuted]
         if design is not None:
-            ranked = _ranked(answers, np.stack([unchanged, *permuted]))
+            ranked = make_ranked(answers == 1, np.stack([unchanged, *permuted]))
             statistic = _median_percent if unit == "percent" else _median_difference
             values = bootstrap(statistic, ranked, design, resamples=resamples, seed=seed)
             intervals.append(percentile_interval(values))
@@ -441,42 +442,17 @@ def _median_error(draws: np.ndarray) -> np.ndarray:
 # Intervals.
 
 
-class _Ranked(NamedTuple):
-    """Scores of the data and of every permutation, sorted: rows in ascending order, and the last row of each tie."""
-
-    order: Any
-    tie_start: Any
-    tie_end: Any
-    positive: Any
+def _areas(data: Ranked, weights: Array) -> Array:
+    return jax.vmap(lambda one: weighted_auc(one, weights))(data)
 
 
-def _ranked(labels: np.ndarray, scores: np.ndarray) -> _Ranked:
-    order = np.argsort(scores, axis=1, kind="stable").astype(np.int32)
-    ordered = np.take_along_axis(scores, order, axis=1)
-    pairs = [(np.searchsorted(one, one, "left"), np.searchsorted(one, one, "right")) for one in ordered]
-    start, end = (np.stack(side).astype(np.int32) for side in zip(*pairs, strict=True))
-    return _Ranked(order, start, end, (labels == 1)[order])
-
-
-def _weighted_aucs(data: _Ranked, weights: Array) -> Array:
-    def one(order: Array, start: Array, end: Array, positive: Array) -> Array:
-        weight = weights[order]
-        negative = jnp.where(positive, jnp.zeros_like(weight), weight)
-        # Whole numbers below 2^24 are exact in single precision, so the cumulative sum is too.
-        below = jnp.concatenate([jnp.zeros_like(weight[:1]), jnp.cumsum(negative)])
-        won = jnp.sum((weight - negative) * (below[start] + below[end])) / 2
-        return won / (jnp.sum(weight - negative) * jnp.sum(negative))
-
-    return jax.vmap(one)(data.order, data.tie_start, data.tie_end, data.positive)
-
-
-def _median_percent(data: _Ranked, weights: Array) -> Array:
-    areas = _weighted_aucs(data, weights)
+def _median_percent(data: Ranked, weights: Array) -> Array:
+    areas = _areas(data, weights)
     return _median(_loss(areas[0], areas[1:], "percent"))
 
 
-def _median_difference(data: _Ranked, weights: Array) -> Array:
-    areas = _weighted_aucs(data, weights)
+def _median_difference(data: Ranked, weights: Array) -> Array:
+    areas = _areas(data, weights)
     return _median(_loss(areas[0], areas[1:], "difference"))
 
 

@@ -94,6 +94,7 @@ class Panel:
       kinds: "probability" or "score", of each model.
       level: what a row is.
       notes: what a reader of the results has to know.
+      uncommon: cases that were left out because some model lacks a prediction of them.
     """
 
     units: np.ndarray
@@ -108,6 +109,7 @@ class Panel:
     kinds: Mapping[str, str]
     level: Level
     notes: tuple[str, ...]
+    uncommon: int = 0
 
     def __len__(self) -> int:
         return len(self.units)
@@ -126,6 +128,19 @@ class Panel:
     def patient_count(self) -> int | None:
         """How many patients there are; None where the table does not tell."""
         return None if self.patients is None else len(np.unique(self.patients))
+
+    @property
+    def whom(self) -> str:
+        """What is counted as independent: patients, or rows where the table names none."""
+        return self.level if self.patients is None else "patient"
+
+    @property
+    def class_sizes(self) -> tuple[int, ...]:
+        """How many patients (rows, where the table names none) have each label; empty without labels."""
+        if self.labels is None:
+            return ()
+        who = self.units if self.patients is None else self.patients
+        return tuple(len(set(who[self.labels == number])) for number in range(len(self.classes)))
 
     @property
     def run_names(self) -> tuple[str, ...]:
@@ -288,6 +303,7 @@ def make_panel(predictions: Predictions, *, level: Level = "case", aggregate: Ag
         kinds=predictions.score_kind,
         level=level,
         notes=(*predictions.notes, *notes),
+        uncommon=predictions.uncommon,
     )
 
 

@@ -60,6 +60,15 @@ class Protocol:
     seed: int = 0
     curves: bool = True
 
+    def target(self, metric: str) -> float:
+        """The sensitivity or specificity that a metric holds; of others it is not asked.
+
+        Example:
+          >>> Protocol(specificity=0.9).target("sensitivity_at_specificity")
+          0.9
+        """
+        return self.specificity if metric == "sensitivity_at_specificity" else self.sensitivity
+
     def __post_init__(self) -> None:
         """Refuse what cannot be computed.
 

@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from fusion_jax.arrays import Array, ArrayLike
+from fusion_jax.evaluation.classification import Counts
 
 __all__ = [
     "ClassificationData",
     "ClassificationStatistics",
-    "Counts",
     "Curves",
     "FoldPairs",
     "Ranked",
@@ -84,15 +84,6 @@ class FoldPairs(NamedTuple):
     low: Any
     high: Any
     end: Any
-
-
-class Counts(NamedTuple):
-    """Weighted confusion matrix of decisions, integers."""
-
-    tp: Any
-    fp: Any
-    fn: Any
-    tn: Any
 
 
 class Rates(NamedTuple):

@@ -187,19 +187,15 @@ def training_spread(panel: Panel, view: View, protocol: Protocol) -> tuple[Train
 def _value(panel: Panel, metric: str, scores: np.ndarray, protocol: Protocol) -> float:
     labels: Any = panel.labels
     if len(panel.classes) > 2:
-        return one_versus_rest(labels, scores, metric, target=_target(metric, protocol)).macro
-    return metric_value(metric, labels, scores, target=_target(metric, protocol))
+        return one_versus_rest(labels, scores, metric, target=protocol.target(metric)).macro
+    return metric_value(metric, labels, scores, target=protocol.target(metric))
 
 
 def _metric(metric: str, protocol: Protocol, threshold: float) -> Any:
     def value(labels: Any, scores: Any) -> float:
-        return metric_value(metric, labels, scores, threshold=threshold, target=_target(metric, protocol))
+        return metric_value(metric, labels, scores, threshold=threshold, target=protocol.target(metric))
 
     return value
-
-
-def _target(metric: str, protocol: Protocol) -> float:
-    return protocol.specificity if metric == "sensitivity_at_specificity" else protocol.sensitivity
 
 
 def _runs(panel: Panel) -> list[tuple[str, Run]]:

@@ -7,7 +7,7 @@ model, split, fold, repeat and seed. What the rows say of the same case must agr
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -74,6 +74,7 @@ class Predictions:
       models: in the order of their first rows.
       score_kind: of every model: "probability" or "score"; logits have become probabilities.
       notes: what a reader of the results has to know about how the table was read.
+      uncommon: cases (or instances of cases) that were left out because some model lacks a prediction of them.
     """
 
     table: "pandas.DataFrame"
@@ -81,6 +82,7 @@ class Predictions:
     models: tuple[str, ...]
     score_kind: Mapping[str, str]
     notes: tuple[str, ...]
+    uncommon: int = 0
 
     @property
     def has_patients(self) -> bool:
@@ -99,9 +101,8 @@ class Predictions:
                     f"no model {model!r}{_close(model, self.models)}; the table has {listed(self.models)}."
                 )
         kept: Any = self.table[self.table["model"].isin(list(models))].reset_index(drop=True)
-        return Predictions(
-            kept, self.classes, tuple(models), {model: self.score_kind[model] for model in models}, self.notes
-        )
+        kinds = {model: self.score_kind[model] for model in models}
+        return replace(self, table=kept, models=tuple(models), score_kind=kinds)
 
 
 def check_predictions(
@@ -167,11 +168,10 @@ def check_predictions(
     _check_leak(whole)
     classes = _classes(whole, parts, positive, scores)
     kinds = _score_kinds(whole, classes, scores, notes)
-    whole = _same_cases(whole, mismatched, notes)
+    whole, uncommon = _same_cases(whole, mismatched, notes)
     models = tuple(dict.fromkeys(whole["model"]))
-    return Predictions(
-        whole.drop(columns=["_where", "_row"]).reset_index(drop=True), classes, models, kinds, tuple(notes)
-    )
+    table = whole.drop(columns=["_where", "_row"]).reset_index(drop=True)
+    return Predictions(table, classes, models, kinds, tuple(notes), uncommon)
 
 
 class _Part:
@@ -588,8 +588,8 @@ def _score_kinds(whole: Any, classes: tuple[str, ...], scores: ScoreKind, notes:
     return kinds
 
 
-def _same_cases(whole: Any, mismatched: str, notes: list[str]) -> Any:
-    """Every model and training must have judged the same cases."""
+def _same_cases(whole: Any, mismatched: str, notes: list[str]) -> tuple[Any, int]:
+    """Every model and training must have judged the same cases; those they have in common, and how many go."""
     unit = [column for column in ("case_id", "instance") if column in whole.columns]
     test = whole[whole["split"] == "test"]
     runs = [column for column in ("model", "repeat", "seed") if column in whole.columns]
@@ -600,7 +600,7 @@ def _same_cases(whole: Any, mismatched: str, notes: list[str]) -> Any:
     everything = set.union(*found.values())
     common = set.intersection(*found.values())
     if everything == common:
-        return whole
+        return whole, 0
     if mismatched == "refuse" or not common:
         run, least = min(found.items(), key=lambda item: len(item[1]))
         missing = sorted(" ".join(map(str, case)) for case in everything - least)
@@ -619,4 +619,4 @@ def _same_cases(whole: Any, mismatched: str, notes: list[str]) -> Any:
         f"Models were not judged on the same cases; all figures are of the {len(common)} of {len(everything)} cases "
         "that every model has."
     )
-    return whole[kept]
+    return whole[kept], len(everything - common)

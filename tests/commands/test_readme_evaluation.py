@@ -50,3 +50,7 @@ def test_the_command_runs_with_fewer_resamples(tmp_path, monkeypatch, capsys):
         line = next(line for line in shown.splitlines() if model in line and "[" in line)
         assert auc.split(" ")[0].replace(".", "0.") in line
     assert (tmp_path / "report.html").stat().st_size > 100_000
+    # That files were paired by row order is no missing prediction.
+    assert "Every model has a prediction of every case that was judged" in (
+        tmp_path / "tables" / "claim_2024.md"
+    ).read_text(encoding="utf-8")

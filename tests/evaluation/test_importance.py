@@ -21,6 +21,7 @@ from fusion_jax.evaluation.importance import (
     rank_product,
     related_columns,
 )
+from fusion_jax.evaluation.ranked import make_ranked
 from fusion_jax.evaluation.shuffling import auc, reliance
 from tests.helpers import assert_close
 
@@ -301,8 +302,8 @@ def test_weights_of_one_give_the_medians_and_repeated_rows_those_of_the_repeated
     for times in (np.ones(50, int), weights):
         rows = np.repeat(np.arange(50), times)
         areas = np.array([auc(labels[rows], one[rows]) for one in scores])
-        data = importance._ranked(labels, scores)
-        found = importance._weighted_aucs(data, jnp.asarray(times, jnp.float32))
+        data = make_ranked(labels == 1, scores)
+        found = importance._areas(data, jnp.asarray(times, jnp.float32))
         assert_close(found, areas)
         percent = importance._median_percent(data, jnp.asarray(times, jnp.float32))
         assert float(percent) == pytest.approx(np.median(100 * (areas[0] - areas[1:]) / areas[0]), rel=1e-4)

@@ -202,6 +202,8 @@ def test_models_may_be_compared_on_the_cases_they_have_in_common():
     found = check(table(), table(model="MLP", case_id=["a", "b", "c", "e"]), mismatched="common")
     assert sorted(set(found.table["case_id"])) == ["a", "b", "c"]
     assert "3 of 5 cases" in found.notes[0]
+    assert found.uncommon == 2
+    assert found.only(["CNN"]).uncommon == 2
 
 
 def test_one_model_can_be_taken_out():

@@ -1,10 +1,9 @@
 """Tables of predictions, and the cohort or table whose columns are joined to them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fusion_jax.commands.evaluate import Config
+from fusion_jax.commands.evaluate import Config, name_and_path
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.folder import open_cohort
 from fusion_jax.data.tables import read_table
@@ -40,12 +39,14 @@ class Inputs(NamedTuple):
     """Everything that was read.
 
     Attributes:
+      paths: of the tables.
       predictions: checked.
       panel: of them.
       covariates: by case, the columns of subgroups; None without any.
       cohort: that the predictions are of; None without one.
     """
 
+    paths: tuple[str, ...]
     predictions: Predictions
     panel: Panel
     covariates: "pandas.DataFrame | None"
@@ -89,7 +90,7 @@ def read_inputs(config: Config) -> Inputs:
                 f"{listed(map(repr, predictions.models), 8)}."
             )
     panel = make_panel(predictions, level=config.level, aggregate=config.aggregate)
-    return Inputs(predictions, panel, _covariates(config, predictions, panel, cohort), cohort)
+    return Inputs(tuple(tables), predictions, panel, _covariates(config, predictions, panel, cohort), cohort)
 
 
 def _join_patients(tables: Mapping[str, Any], names: ColumnNames, cohort: Cohort) -> None:
@@ -108,7 +109,7 @@ def _read_tables(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     ids = {"case_id", "patient_id", "model", "instance", "split", "fold", "repeat", "seed", "site", "label"}
     ids |= {str(getattr(config, option)) for option in COLUMNS if option not in ("score", "time", "event")}
     for word in config.tables:
-        name, path = word.split("=", 1) if "=" in word and not Path(word).exists() else ("", word)
+        name, path = name_and_path(word)
         if path in tables:
             raise ValueError(f"{path} was given twice; each file holds predictions of its own.")
         tables[path] = read_table(path, text=sorted(ids))

@@ -13,6 +13,7 @@ from fusion_jax.commands._evaluate.gallery import gallery
 from fusion_jax.commands._evaluate.inputs import Inputs
 from fusion_jax.commands.evaluate import Config
 from fusion_jax.evaluation.assembly import Evaluation
+from fusion_jax.evaluation.estimates import title
 from fusion_jax.evaluation.paired import holm
 from fusion_jax.evaluation.reclassification import outcome_names
 from fusion_jax.records import run_record, write_csv, write_json
@@ -24,6 +25,7 @@ from fusion_jax.reporting.evaluation import (
     primary_estimates,
     verdict,
 )
+from fusion_jax.reporting.evaluation.words import cell, first_estimates
 from fusion_jax.reporting.html import Section, Table, write_report
 from fusion_jax.reporting.model_card import model_card_section, write_model_card
 from fusion_jax.reporting.tables import format_interval, format_p, write_tables
@@ -43,8 +45,7 @@ def write_results(out: Path, found: Sequence[Evaluation], inputs: Inputs, config
     """
     first = found[0]
     record = run_record()
-    files = {word.split("=", 1)[-1] if not Path(word).exists() else word: "" for word in config.tables}
-    files = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files}
+    files = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in inputs.paths}
     findings = evaluation_sections(first)
     summary, sections = list(findings.summary), list(findings.sections)
     tables = dict(findings.tables)
@@ -226,16 +227,11 @@ def print_table(found: Sequence[Evaluation]) -> None:
         if first is not None:
             keys = [key for key in first.values if not key.rule and not key.of_class]
             keys = [key for key in keys if key.metric in ("auc", "specificity_at_sensitivity", one.protocol.primary)]
-            for key in dict.fromkeys(keys):
-                grid.add_column(_heading(key.metric, one), justify="right")
+            for key in keys:
+                grid.add_column(title(key, one.protocol), justify="right")
+            rows = first_estimates(first.estimates)
             for model in one.view.models:
-                cells = []
-                for key in dict.fromkeys(keys):
-                    row = next(
-                        (r for r in first.estimates if (r.model, r.metric, r.rule, r.of_class) == (model, *key)), None
-                    )
-                    cells.append("–" if row is None else str(format_interval(row.value, row.low, row.high)))
-                grid.add_row(model, *cells)
+                grid.add_row(model, *(str(cell(rows.get((model, key)))) for key in keys))
         elif one.survival is not None:
             grid.add_column("Harrell's C", justify="right")
             comparison = one.survival.comparison
@@ -248,9 +244,3 @@ def print_table(found: Sequence[Evaluation]) -> None:
             console.print(sentence, highlight=False)
     for warning in found[0].warnings:
         console.print(f"Warning: {warning}", highlight=False)
-
-
-def _heading(metric: str, found: Evaluation) -> str:
-    from fusion_jax.evaluation.estimates import MetricKey, title
-
-    return title(MetricKey(metric), found.protocol)

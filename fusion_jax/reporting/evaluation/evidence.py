@@ -28,8 +28,7 @@ def checklist_evidence(found: Evaluation, *, files: Mapping[str, str], software:
         "sample_size": people(found),
         "unit_of_analysis": _unit(found),
         "missing_predictions": "Every model has a prediction of every case that was judged"
-        if not any("common" in note or "same cases" in note for note in found.notes)
-        else next(note for note in found.notes if "same cases" in note),
+        + (f"; {panel.uncommon:,} that some model lacks were left out" if panel.uncommon else ""),
         "conditions": "Intervals are conditional on the trained models; nothing was adjusted for the number of "
         "metrics, tests and subgroups",
         "predictions": "; ".join(f"{Path(path).name} (SHA-256 {digest[:16]})" for path, digest in files.items()),
