@@ -39,7 +39,7 @@ format: .venv/installed ## format the code and apply safe lint fixes
 
 lock: ## renew requirements-dev.lock from setup.cfg (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--extra dev --extra notebooks --extra imaging setup.cfg -o requirements-dev.lock
+		--extra dev --extra notebooks --extra imaging --extra cluster --extra tensorboard setup.cfg -o requirements-dev.lock
 
 clean: ## remove environments, caches and build products; results/ stays
 	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -34,8 +34,11 @@ __all__ = [
     "Float",
     "Int",
     "Key",
+    "Model",
     "Num",
+    "Outputs",
     "Sources",
+    "Variables",
     "as_floats",
     "is_concrete",
     "map_in_batches",
@@ -43,6 +46,8 @@ __all__ = [
 
 Key = PRNGKeyArray
 Sources = Mapping[str, ArrayLike]
+Variables = dict[str, Any]
+"""Collections of a model: `params`, and `batch_stats` where it has running statistics."""
 
 
 class Batch(NamedTuple):
@@ -68,6 +73,35 @@ class Batch(NamedTuple):
         """Shapes and dtypes, without the values."""
         described = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", (self.inputs, self.target))
         return f"Batch(inputs={described[0]}, target={described[1]}, index={self.index!r})"
+
+
+class Outputs(NamedTuple):
+    """What a model says of a batch; everything in float32, whatever the model computes in.
+
+    Attributes:
+      logits: of the fused model, shape `(b, k)`; `k` is 1 for two classes (the logit of the second) and for survival (the
+        logarithm of the relative risk), and the number of classes for softmax.
+      source_logits: of the sources that have a head of their own, each shape `(b, k)`; empty by default.
+      features: of every source as it enters the fusion, each shape `(b, f)`; zeros where the source is absent.
+    """
+
+    logits: Any
+    source_logits: Mapping[str, Any]
+    features: Mapping[str, Any]
+
+
+class Model(NamedTuple):
+    """A model as two pure functions.
+
+    Attributes:
+      init: `init(key, batch) -> variables`.
+      apply: `apply(variables, batch, *, train, key=None) -> (outputs, variables)`. The variables come back with new
+        running statistics when training, and unchanged otherwise; collections that are not the model's pass through.
+        `key` draws dropout and dropped sources, and is needed only while training.
+    """
+
+    init: Callable[[Key, Batch], Variables]
+    apply: Callable[..., tuple[Outputs, Variables]]
 
 
 def as_floats(*arrays: ArrayLike) -> tuple[Array, ...]:
