@@ -39,10 +39,10 @@ __all__ = [
     "Calibration",
     "CalibrationRows",
     "Distance",
-    "Estimate",
     "Histogram",
     "ReliabilityBins",
     "ReliabilityCurve",
+    "WithInterval",
     "calibration",
     "calibration_rows",
     "calibration_statistics",
@@ -61,7 +61,7 @@ KNOTS = {5: (0.05, 0.275, 0.5, 0.725, 0.95), 4: (0.05, 0.35, 0.65, 0.95), 3: (0.
 BATCH_ELEMENTS = 2**18
 
 
-class Estimate(NamedTuple):
+class WithInterval(NamedTuple):
     """A number, or an array of numbers, with its interval.
 
     Attributes:
@@ -126,7 +126,7 @@ class ReliabilityCurve(NamedTuple):
     """
 
     predicted: Float[np.ndarray, "g"]
-    observed: Estimate
+    observed: WithInterval
     knots: int
 
 
@@ -166,12 +166,12 @@ class Calibration(NamedTuple):
     events: int
     patients: int
     clipped: int
-    brier: Estimate
-    scaled_brier: Estimate
-    observed_minus_expected: Estimate
-    observed_over_expected: Estimate
-    intercept: Estimate
-    slope: Estimate
+    brier: WithInterval
+    scaled_brier: WithInterval
+    observed_minus_expected: WithInterval
+    observed_over_expected: WithInterval
+    intercept: WithInterval
+    slope: WithInterval
     ici: Distance
     quantile_error: Distance
     width_error: Distance
@@ -264,7 +264,7 @@ def calibration(
     rows, predicted = calibration_rows(label, probability, points=points)
     draws = bootstrap(calibration_statistics, rows, make_design(None, cluster), resamples=resamples, seed=seed)
     exact = _exact_statistics(rows)
-    estimates = {name: Estimate(exact[name], percentile_interval(draws[name], level)) for name in draws}
+    estimates = {name: WithInterval(exact[name], percentile_interval(draws[name], level)) for name in draws}
     ici, quantile_error, width_error = _distances(rows, cluster, bins=bins, simulations=simulations, seed=seed)
     return Calibration(
         n=len(label),

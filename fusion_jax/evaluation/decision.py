@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from fusion_jax.evaluation.calibration import Estimate
+from fusion_jax.evaluation.calibration import WithInterval
 from fusion_jax.evaluation.recalibration import check_prevalence, check_probabilities
 from fusion_jax.evaluation.resampling import bootstrap, make_design, percentile_interval
 from fusion_jax.evaluation.rows import Labels, Patients, both_classes, patient_codes, positives
@@ -57,10 +57,10 @@ class DecisionCurve(NamedTuple):
     """
 
     thresholds: Float[np.ndarray, "t"]
-    net_benefit: Estimate
-    treat_all: Estimate
-    advantage: Estimate
-    interventions_avoided: Estimate
+    net_benefit: WithInterval
+    treat_all: WithInterval
+    advantage: WithInterval
+    interventions_avoided: WithInterval
     prevalence: float
     given: bool
     n: int
@@ -156,7 +156,7 @@ def decision_curve(
     rows = DecisionRows(label, reached.astype(np.int32), odds, rival, prevalence)
     draws = bootstrap(decision_statistics, rows, make_design(None, cluster), resamples=resamples, seed=seed)
     exact = _exact_statistics(rows)
-    estimates = {name: Estimate(exact[name], percentile_interval(draws[name], level)) for name in exact}
+    estimates = {name: WithInterval(exact[name], percentile_interval(draws[name], level)) for name in exact}
     return DecisionCurve(
         thresholds=points,
         prevalence=float(label.mean()) if prevalence is None else prevalence,
@@ -290,7 +290,7 @@ def metrics_at_prevalence(
     resamples: int = 5000,
     level: float = 0.95,
     seed: int = 0,
-) -> dict[str, Estimate]:
+) -> dict[str, WithInterval]:
     r"""Figures that depend on the prevalence, for a population in which it is another.
 
     .. math:: \mathrm{PPV} = \frac{\pi\, \mathrm{sens}}{\pi\, \mathrm{sens} + (1 - \pi)(1 - \mathrm{spec})}
@@ -340,7 +340,7 @@ def metrics_at_prevalence(
     design = make_design(None, patient_codes(patients, len(label)))
     draws = bootstrap(prevalence_statistics, rows, design, resamples=resamples, seed=seed)
     exact = _at_prevalence(rows, np.ones_like(label), np)
-    return {name: Estimate(exact[name], percentile_interval(draws[name], level)) for name in exact}
+    return {name: WithInterval(exact[name], percentile_interval(draws[name], level)) for name in exact}
 
 
 def prevalence_statistics(rows: PrevalenceRows, weights: Array) -> dict[str, Array]:

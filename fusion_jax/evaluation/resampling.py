@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Float, Int, Num, Shaped
+from jaxtyping import Array, Float, Int, Num
 
 from fusion_jax.arrays import map_in_batches
+from fusion_jax.evaluation.rows import patient_codes
 
 __all__ = [
     "Design",
@@ -133,14 +134,14 @@ def make_design(
       Design(cluster=array([0, 0, 1, 2]), stratum=array([1, 0, 0]))
     """
     codes = None if pattern is None else np.asarray(pattern)
-    ids = None if patients is None else _names(patients)
+    ids = None if patients is None else patient_codes(patients, len(patients))
     counts = [len(found) for found in (codes, ids) if found is not None] + ([] if rows is None else [rows])
     if len(set(counts)) != 1 or counts[0] == 0:
         raise ValueError(
             f"label pattern, patients and rows: {counts or 'nothing'} given; expected one number of rows, at least 1."
         )
     n = counts[0]
-    cluster = np.arange(n) if ids is None else np.unique(ids, return_inverse=True)[1].reshape(-1)
+    cluster = np.arange(n) if ids is None else ids
     if codes is None:
         return Design(cluster, np.zeros(cluster.max() + 1, cluster.dtype))
     if ids is None:
@@ -151,21 +152,6 @@ def make_design(
     sets = [tuple(labels) for labels in np.split(pairs[:, 1], starts)]
     order = {labels: number for number, labels in enumerate(sorted(set(sets)))}
     return Design(cluster, np.array([order[labels] for labels in sets], cluster.dtype))
-
-
-def _names(patients: Any) -> Shaped[np.ndarray, "n"]:
-    names = np.asarray(patients)
-    if names.dtype.kind in "OUST":
-        missing = [row for row, name in enumerate(names.tolist()) if name is None or name != name or name == ""]
-        names = names.astype(object).astype(str)
-    else:
-        missing = np.flatnonzero(np.isnan(names)).tolist() if names.dtype.kind == "f" else []
-    if missing:
-        raise ValueError(
-            f"patients: no id in row {missing[0]} ({len(missing)} of {len(names)} rows). Give every row the id of its "
-            "patient, or no ids at all: then every row counts as a patient of its own."
-        )
-    return names
 
 
 def patients_alone(design: Design) -> int:

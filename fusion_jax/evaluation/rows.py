@@ -126,7 +126,7 @@ def patient_codes(patients: Patients | None, rows: int) -> Int[np.ndarray, "n"]:
         lacking = np.flatnonzero(array != array).tolist()
     if lacking:
         raise ValueError(
-            f"patients: no id in row {listed(lacking)} ({len(lacking)} in all). Fill them in; a row without a patient "
-            "cannot be told from a further row of a known one."
+            f"patients: no id in row {listed(lacking)} ({len(lacking)} of {len(array)} rows). Give every row the id of "
+            "its patient, or no ids at all: then every row counts as a patient of its own."
         )
     return np.unique(array, return_inverse=True)[1]

@@ -68,7 +68,7 @@ def test_without_patients_every_row_is_one_and_without_labels_there_is_one_strat
         ({"pattern": np.array([0, 1]), "patients": ["a"]}, r"\[2, 1\] given; expected one number of rows"),
         ({}, "nothing given"),
         ({"pattern": np.array([], int)}, r"\[0\] given"),
-        ({"patients": ["a", None, float("nan")]}, r"no id in row 1 \(2 of 3 rows\).*every row counts as a patient"),
+        ({"patients": ["a", None, float("nan")]}, r"no id in row 1, 2 \(2 of 3 rows\).*every row counts as a patient"),
         ({"patients": np.array([1.0, 2.0, np.nan])}, "no id in row 2"),
         ({"patients": ["a", ""]}, "no id in row 1"),
     ],
