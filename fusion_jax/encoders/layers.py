@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fusion_jax.arrays import Array, ArrayLike, Float
+from fusion_jax.encoders.initial import Initializer, lecun_normal
 from fusion_jax.ops.conv import Method, conv, conv_transpose
 from fusion_jax.ops.windows import Padding, PerAxis
 
 __all__ = ["Conv", "ConvTranspose"]
-
-Initializer = Callable[..., Array]
 
 
 class _Convolution(nn.Module):
@@ -32,7 +31,7 @@ class _Convolution(nn.Module):
     dtype: jax.typing.DTypeLike | None = None
     param_dtype: jax.typing.DTypeLike = jnp.float32
     precision: jax.lax.PrecisionLike = None
-    kernel_init: Initializer = nn.initializers.lecun_normal()
+    kernel_init: Initializer = lecun_normal
     bias_init: Initializer = nn.initializers.zeros_init()
     method: Method = "auto"
 
