@@ -1,0 +1,62 @@
+"""Models by name: the published ones, and the recipes that fit and predict.
+
+The names are imported on first use, since a recipe of scikit-learn needs no Flax.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fusion_jax.models.deep import features
+    from fusion_jax.models.published import PUBLISHED
+    from fusion_jax.models.recipe import Recipe, open_recipe
+    from fusion_jax.models.registry import RECIPES, describe, load_recipe, make_recipe, single
+    from fusion_jax.models.schema import Schema, check_schema
+    from fusion_jax.models.target import Target, target_of
+    from fusion_jax.models.task import open_address, prediction_rows, run_split, run_task
+
+_HOMES = {
+    "deep": ("features",),
+    "published": ("PUBLISHED",),
+    "recipe": ("Recipe", "open_recipe"),
+    "registry": ("RECIPES", "describe", "load_recipe", "make_recipe", "single"),
+    "schema": ("Schema", "check_schema"),
+    "target": ("Target", "target_of"),
+    "task": ("open_address", "prediction_rows", "run_split", "run_task"),
+}
+
+__all__ = [
+    "PUBLISHED",
+    "RECIPES",
+    "Recipe",
+    "Schema",
+    "Target",
+    "check_schema",
+    "describe",
+    "features",
+    "load_recipe",
+    "make_recipe",
+    "open_address",
+    "open_recipe",
+    "prediction_rows",
+    "run_split",
+    "run_task",
+    "single",
+    "target_of",
+]
+
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
