@@ -26,6 +26,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.torch_resnet import resnet_fusion
+from benchmarks.torch_tabular import tabular_folds
+
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 LAYOUTS = ("contiguous", "channels_last")
@@ -469,6 +472,8 @@ WORKS: dict[str, Callable[[Any, str, dict[str, Array], Options], Work]] = {
     "average_pool": average_pool,
     "nms": nms,
     "roi_align": roi_align,
+    "resnet_fusion": lambda *arguments: Work(*resnet_fusion(*arguments)),
+    "tabular_folds": lambda *arguments: Work(*tabular_folds(*arguments)),
 }
 
 
