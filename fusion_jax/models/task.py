@@ -1,0 +1,277 @@
+"""One training as a task that any worker can do: named by text and numbers, done when its predictions are written."""
+
+import functools
+import importlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fusion_jax.data.cohort import Cohort
+from fusion_jax.data.splits import Split, Splits, check_leakage, load_splits
+from fusion_jax.models.arguments import close_to
+from fusion_jax.models.images import remembered
+from fusion_jax.models.recipe import Recipe, Report, open_recipe
+from fusion_jax.models.registry import make_recipe
+from fusion_jax.models.target import Target, check_labels, survival_of
+from fusion_jax.records import run_record, write_csv, write_json
+from fusion_jax.training.inner import inner_split
+from fusion_jax.training.keys import run_key
+
+__all__ = ["PREDICTIONS", "open_address", "prediction_rows", "run_split", "run_task"]
+
+PREDICTIONS = "predictions.csv"
+
+INNER_SEED = 0
+"""Of the inner split, which must not depend on the seed of the training: its cases are compared over seeds."""
+
+GIGABYTES = 4.0
+"""Of memory that a worker keeps images in, from task to task."""
+
+ADDRESSES = ("folder", "shards", "load", "function")
+
+logger = logging.getLogger("fusion_jax.models.task")
+
+
+def run_task(config_json: str, model: str, repeat: int, fold: int, seed: int, folder: str) -> None:
+    """Train one model on one split from one seed, and write its predictions, last of all.
+
+    A function at the top of a module that takes text and numbers only, so that any executor can run it anywhere.
+    The recipe gets the training and validation cases and no others: test cases cannot leak, for they are not there.
+
+    Args:
+      config_json: an object with `cohort`, an address as `open_address` reads it; `splits`, the path of a file of
+        splits; `models`, name in the tables to `{"recipe": name, "arguments": {...}}`; and, if wanted, `inner`,
+        arguments of `training.inner.inner_split`.
+      model: one of these names.
+      repeat, fold: of the split.
+      seed: of the training; compared models share it, and with it sampling and augmentation.
+      folder: of this training; `predictions.csv` in it says that the task is done.
+
+    Raises:
+      ValueError: a configuration, cohort, split or recipe that does not fit; the message names it.
+    """
+    config = json.loads(config_json)
+    for key in ("cohort", "splits", "models"):
+        if key not in config:
+            raise ValueError(f"the configuration of a task has no {key!r}; it has {', '.join(config)}.")
+    if model not in config["models"]:
+        raise ValueError(f"no model {model!r} in the configuration; {close_to(model, config['models'])}")
+    choice = config["models"][model]
+    recipe = make_recipe(choice["recipe"], choice.get("arguments"))
+    cohort = _opened(json.dumps(config["cohort"], sort_keys=True))
+    splits = _loaded(str(config["splits"]), Path(config["splits"]).stat().st_mtime_ns, cohort)
+    found = [split for split in splits.splits if (split.repeat, split.fold) == (repeat, fold)]
+    if not found:
+        raise ValueError(f"{config['splits']}: no split of repeat {repeat} and fold {fold}; draw the splits again.")
+    may_cross = splits.settings.get("patients") == "may cross"
+    run_split(
+        recipe,
+        cohort,
+        found[0],
+        seed=seed,
+        folder=Path(folder),
+        model=model,
+        inner=config.get("inner"),
+        patients_may_cross=may_cross,
+    )
+
+
+def run_split(
+    recipe: Recipe,
+    cohort: Cohort,
+    split: Split,
+    *,
+    seed: int,
+    folder: Path,
+    model: str,
+    report: Report | None = None,
+    inner: Mapping[str, Any] | None = None,
+    patients_may_cross: bool = False,
+) -> None:
+    """Train a recipe on a split of a cohort in hand, and write its predictions, last of all.
+
+    Args:
+      recipe: to fit.
+      cohort: of the split.
+      split: whose training and validation cases the recipe sees.
+      seed: of the training.
+      folder: of this training.
+      model: name in the tables.
+      report: told how the training is getting on.
+      inner: arguments of `training.inner.inner_split`, which sets a part of the training cases aside for stopping and
+        choosing where the split has no validation cases; the same part for every model and every seed.
+      patients_may_cross: for a published protocol that divided cases; patients may then be in two parts.
+    """
+    started = time.perf_counter()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_leakage(cohort, split, patients="may cross" if patients_may_cross else "together")
+    rows = split.rows(cohort)
+    predicts: Any = getattr(recipe, "target", None)
+    if predicts is not None:
+        check_labels(cohort, predicts(cohort), rows.test)  # before hours of training
+    # What is not in this cohort cannot be looked at: neither by an encoder, nor by whoever chooses an epoch.
+    seen = cohort.take(np.sort(np.concatenate([rows.train, rows.validation])))
+    found = inner_split(seen, split, seed=INNER_SEED, **(inner or {}))
+    train, validation = ([seen.case_id[int(row)] for row in part] for part in found[:2])
+    division = split._replace(train=tuple(train), validation=tuple(validation), test=(), inner=())
+    recipe.fit(seen, division, run_key(seed, split.repeat, split.fold), folder, report=report)
+    record = open_recipe(folder)
+    target = Target.from_json(record["target"])
+    held = division.rows(cohort).validation
+    table: list[dict[str, Any]] = []
+    for part, chosen in (("validation", held), ("test", rows.test)):
+        if len(chosen):
+            scores = recipe.predict(folder, cohort, chosen)
+            table += prediction_rows(
+                cohort, chosen, scores, target, model=model, split=part, fold=split.fold, repeat=split.repeat, seed=seed
+            )
+    measure: Any = getattr(recipe, "measure", None)
+    quality = measure(folder, cohort, rows.test) if measure is not None and len(rows.test) else None
+    write_json(
+        folder / "run.json",
+        {
+            **record["facts"],
+            "quality": quality,
+            "task_seconds": time.perf_counter() - started,
+            "model": model,
+            "recipe": record["name"],
+            "arguments": record["arguments"],
+            "repeat": split.repeat,
+            "fold": split.fold,
+            "seed": seed,
+            "cohort": cohort.name,
+            "cases": {"train": len(train), "validation": len(held), "test": len(rows.test)},
+            "inner_split": found.reason,
+            "sources": list(recipe.sources(cohort)),
+            "run": run_record(),
+        },
+    )
+    write_csv(folder / PREDICTIONS, table)
+
+
+def prediction_rows(
+    cohort: Cohort,
+    rows: Int[np.ndarray, "n"],
+    scores: Float[np.ndarray, "n k"],
+    target: Target,
+    *,
+    model: str,
+    split: str,
+    fold: int | str = "",
+    repeat: int | str = "",
+    seed: int | str = "",
+) -> list[dict[str, Any]]:
+    """Predictions of a recipe as rows of the predictions table.
+
+    Args:
+      cohort: with these cases.
+      rows: of the cohort.
+      scores: as `Recipe.predict` returns them.
+      target: what was predicted. Label, time and event are left out where the cohort does not have them.
+      model, split, fold, repeat, seed: for the columns of that name; empty ones are left out.
+
+    Raises:
+      ValueError: a score that is not finite; the message names the case.
+    """
+    if len(bad := np.flatnonzero(~np.isfinite(scores).all(axis=1))):
+        raise ValueError(
+            f"{model}: the prediction of case {cohort.case_id[int(rows[bad[0]])]} is {scores[bad[0]].tolist()} "
+            f"({len(bad)} such cases); expected finite numbers. Look at its sources."
+        )
+    of_training = {"fold": fold, "repeat": repeat, "seed": seed}
+    common = {"split": split} | {name: value for name, value in of_training.items() if value != ""}
+    codes = cohort.label if target.kind == "label" and cohort.columns("label") else None
+    follow_up = survival_of(cohort, rows) if target.kind == "survival" and cohort.columns("time") else None
+    words = cohort.classes if codes is not None else ()
+    found = []
+    for place, row in enumerate(map(int, rows)):
+        line: dict[str, Any] = {
+            "case_id": cohort.case_id[row],
+            "patient_id": str(cohort.patient_id[row]),
+            "model": model,
+        }
+        if codes is not None:
+            line["label"] = words[codes[row]] if codes[row] >= 0 else None
+        line |= _scores(scores[place], target)
+        line |= common
+        if cohort.site is not None:
+            line["site"] = str(cohort.site[row])
+        if follow_up is not None:
+            line |= {"time": float(follow_up.time[place]), "event": int(follow_up.event[place])}
+        found.append(line)
+    return found
+
+
+def open_address(address: Mapping[str, Any]) -> Cohort:
+    """The cohort of an address that JSON can hold, so that any worker can open it by itself.
+
+    Args:
+      address: `{"folder": path}` with a `cohort.toml`, `{"shards": path}`, `{"load": name}` of a collection, or
+        `{"function": "package.module:name", "arguments": {...}}`, a function that returns a cohort.
+
+    Raises:
+      ValueError: an address of another form.
+      ImportError: the function's module cannot be imported.
+
+    Example:
+      >>> open_address({"load": "hcc_survival"}).classes
+      ('0', '1')
+    """
+    kinds = [kind for kind in ADDRESSES if kind in address]
+    if len(kinds) != 1 or set(address) - {kinds[0], "arguments"}:
+        raise ValueError(
+            f"the address of the cohort is {dict(address)!r}; expected one of {', '.join(map(repr, ADDRESSES))}, as in "
+            '{"folder": "data/liver"}.'
+        )
+    [kind] = kinds
+    if "arguments" in address and kind != "function":
+        raise ValueError(f"the address of the cohort has arguments, which only a function takes, not {kind!r}.")
+    if kind == "folder":
+        from fusion_jax.data.folder import open_cohort
+
+        return open_cohort(address["folder"])
+    if kind == "shards":
+        from fusion_jax.data.shards import open_shards
+
+        return open_shards(address["shards"])
+    if kind == "load":
+        from fusion_jax.data.collections import load
+
+        return load(address["load"])
+    module, _, name = str(address["function"]).partition(":")
+    if not name:
+        raise ValueError(f"the function of the cohort is {address['function']!r}; expected 'package.module:name'.")
+    function: Any = getattr(importlib.import_module(module), name, None)
+    if function is None:
+        raise ValueError(f"module {module} has no function {name!r}, which should return the cohort.")
+    cohort = function(**address.get("arguments", {}))
+    if not isinstance(cohort, Cohort):
+        raise ValueError(f"{address['function']} returned a {type(cohort).__name__}; expected a Cohort.")
+    return cohort
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(address: str) -> Cohort:
+    """A worker does many tasks on one cohort."""
+    # Every task reads the same images.
+    return remembered(open_address(json.loads(address)), gigabytes=GIGABYTES)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(path: str, _changed: int, cohort: Cohort) -> Splits:
+    return load_splits(path, cohort)
+
+
+def _scores(scores: Float[np.ndarray, "k"], target: Target) -> dict[str, float]:
+    if target.kind == "survival":
+        return {"score": float(scores[0])}
+    if len(target.classes) == 2:
+        return {"score": float(scores[1])}
+    return {f"score_{word}": float(score) for word, score in zip(target.classes, scores, strict=True)}
