@@ -3,7 +3,7 @@
     python -m benchmarks.refresh                  # runs all scripts
     python -m benchmarks.refresh --rounds 11      # options go to every script
 
-Each script runs in a process of its own; three of them want PyTorch (`make peers`) and say so where it is missing. Run
+Each script runs in a process of its own; five of them want PyTorch (`make peers`) and say so where it is missing. Run
 this on a machine that does nothing else; the results say what its load was.
 """
 
@@ -15,7 +15,17 @@ from pathlib import Path
 
 from benchmarks.timing import read_results, render_results
 
-SCRIPTS = ("density", "gamma_sweep", "conv", "detection_kernels", "data_loading", "bootstrap", "box_evaluation")
+SCRIPTS = (
+    "density",
+    "gamma_sweep",
+    "conv",
+    "resnet",
+    "tabular_folds",
+    "detection_kernels",
+    "data_loading",
+    "bootstrap",
+    "box_evaluation",
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 BEGIN, END = "<!-- measured: written by benchmarks.refresh -->", "<!-- end of measured -->"
 HEADING = "## benchmarks."

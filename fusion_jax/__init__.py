@@ -7,9 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fusion_jax import arrays, commands, data, encoders, evaluation, ops, quality, records, reporting
+    from fusion_jax import (
+        arrays,
+        commands,
+        data,
+        encoders,
+        evaluation,
+        fusion,
+        models,
+        ops,
+        quality,
+        records,
+        reporting,
+        training,
+    )
     from fusion_jax.cpu import tune_cpu
     from fusion_jax.evaluation import evaluate
+    from fusion_jax.models.comparison import compare
     from fusion_jax.quality import FusionQuality, fusion_quality, plan_encoding, sweep_gamma
 
 __version__ = "0.1.0"
@@ -19,24 +33,42 @@ __all__ = [
     "__version__",
     "arrays",
     "commands",
+    "compare",
     "data",
     "encoders",
     "evaluate",
     "evaluation",
+    "fusion",
     "fusion_quality",
+    "models",
     "ops",
     "plan_encoding",
     "quality",
     "records",
     "reporting",
     "sweep_gamma",
+    "training",
     "tune_cpu",
 ]
 
 _PACKAGES = frozenset(
-    {"arrays", "commands", "data", "encoders", "evaluation", "ops", "quality", "records", "reporting"}
+    {
+        "arrays",
+        "commands",
+        "data",
+        "encoders",
+        "evaluation",
+        "fusion",
+        "models",
+        "ops",
+        "quality",
+        "records",
+        "reporting",
+        "training",
+    }
 )
 _HOMES = dict.fromkeys(("FusionQuality", "fusion_quality", "plan_encoding", "sweep_gamma"), "fusion_jax.quality") | {
+    "compare": "fusion_jax.models.comparison",
     "evaluate": "fusion_jax.evaluation",
     "tune_cpu": "fusion_jax.cpu",
 }

@@ -25,8 +25,10 @@ pytestmark = pytest.mark.checkout
 
 TIMES = {"method", "dtype", "first, ms", "median, ms", "spread, ms"}
 SCRIPTS = refresh.SCRIPTS
-WITHOUT_TORCH = ("conv", "detection_kernels", "data_loading")
+WITHOUT_TORCH = ("conv", "resnet", "tabular_folds", "detection_kernels", "data_loading")
 """Here they run without it everywhere, as they have to where there is none; a slow test runs them with it."""
+CHEAPER = {"resnet": ("--no-costs",)}
+"""Compile time and memory of a deep network are no matter of seconds."""
 
 
 def run_quickly(script: str, out: Path, *options: str) -> subprocess.Popen[str]:
@@ -52,7 +54,7 @@ def quick_runs(tmp_path_factory) -> dict[str, tuple[str, dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("benchmarks")
     outs = {script: folder / f"{script}.json" for script in SCRIPTS}
     running = {
-        script: run_quickly(script, out, *(["--no-torch"] if script in WITHOUT_TORCH else []))
+        script: run_quickly(script, out, *(["--no-torch"] if script in WITHOUT_TORCH else []), *CHEAPER.get(script, ()))
         for script, out in outs.items()
     }
     return {script: outcome(process, outs[script]) for script, process in running.items()}

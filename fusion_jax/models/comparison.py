@@ -30,6 +30,7 @@ from fusion_jax.records import run_record, write_json, write_text
 from fusion_jax.records.predictions import Predictions, check_predictions
 from fusion_jax.training.cross_validation import Failure, Task, TaskProgress, cross_validate, merge_predictions
 from fusion_jax.training.executors import ExecutorFactory
+from fusion_jax.training.tuning import check_budget
 from fusion_jax.wording import counted, listed
 
 __all__ = [
@@ -520,8 +521,32 @@ def _choices(models: Models, cohort: Cohort, task: TargetKind, settings: Mapping
         shared = dict(settings) if entry.kind == "deep" else {}
         if task != "auto":
             shared["task"] = task
-        found[name] = Choice(choice.recipe, _merged(shared, choice.arguments))
+        arguments = _merged(shared, choice.arguments)
+        if entry.kind == "tuned":
+            arguments["candidates"] = _candidates(name, arguments, cohort, settings)
+        found[name] = Choice(choice.recipe, arguments)
+    _check_tuning(found)
     return found
+
+
+def _candidates(
+    name: str, arguments: Mapping[str, Any], cohort: Cohort, settings: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Candidates of a tuned model with the arguments that all networks share."""
+    given = arguments.get("candidates")
+    if not isinstance(given, Mapping) or not given:
+        raise ValueError(f"model {name!r} is tuned and has no candidates; expected names with a recipe each.")
+    return {own: choice._asdict() for own, choice in _choices(given, cohort, "auto", settings).items()}
+
+
+def _check_tuning(choices: Mapping[str, Choice]) -> None:
+    """One budget for all: where one network is chosen among candidates, every network is, among equally many."""
+    tuned = {name: choice.arguments["candidates"] for name, choice in choices.items() if choice.recipe == "tuned"}
+    if not tuned:
+        return
+    network = RECIPES["concatenate"]  # as is `<source>-only`
+    fixed = [name for name, choice in choices.items() if RECIPES.get(choice.recipe, network).kind == "deep"]
+    check_budget({**tuned, **{name: {name: {}} for name in fixed}})
 
 
 def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ __all__ = ["PartialLikelihood", "fit_cox", "partial_likelihood"]
 
 MOST_STEPS = 100
 TOLERANCE = 1e-9
+ROUNDING = 1e-13
 
 
 class PartialLikelihood(NamedTuple):
@@ -133,7 +134,8 @@ def fit_cox(
         while True:
             moved = beta - size * step
             found = partial_likelihood(moved, values, time, event)
-            if objective(moved, found) <= before or size < TOLERANCE:
+            # Near the optimum a whole step gains less than rounding takes; halving it would never arrive.
+            if objective(moved, found) <= before + ROUNDING * max(1.0, abs(before)) or size < TOLERANCE:
                 break
             size /= 2
         if size < TOLERANCE:

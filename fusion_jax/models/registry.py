@@ -28,12 +28,12 @@ class Entry:
     """A line of the table.
 
     Attributes:
-      kind: "deep" for networks, "classical" for tables.
+      kind: "deep" for networks, "classical" for tables, "tuned" for a choice among either.
       text: what it is, in a line.
       defaults: arguments that the name stands for.
     """
 
-    kind: Literal["deep", "classical"]
+    kind: Literal["deep", "classical", "tuned"]
     text: str
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -84,6 +84,7 @@ RECIPES: Mapping[str, Entry] = MappingProxyType(
         for suffix, features in _FEATURES.items()
         for family, text in _CLASSICAL.items()
     }
+    | {"tuned": Entry("tuned", "the best of several recipes, chosen by cross-validation of the training patients")}
 )
 """Name to entry; beside these, `<source>-only` is a network of one source of the cohort."""
 
@@ -119,10 +120,8 @@ def make_recipe(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe
     """
     entry = _entry(name)
     given = {**entry.defaults, **(arguments or {})}
-    if entry.kind == "classical":
-        family = name.split("+")[0]
-        return _named(name, "classical", given, {"name": name, "family": family})
-    return _named(name, "deep", given, {"name": name})
+    fixed = {"name": name, "family": name.split("+")[0]} if entry.kind == "classical" else {"name": name}
+    return _named(name, entry.kind, given, fixed)
 
 
 def arguments_of(recipe: Any) -> dict[str, Any]:
@@ -201,6 +200,10 @@ def _made(kind: str) -> Any:
         from fusion_jax.models.deep import DeepRecipe
 
         return DeepRecipe
+    if kind == "tuned":
+        from fusion_jax.models.tuned import TunedRecipe
+
+        return TunedRecipe
     from fusion_jax.models.classical import ClassicalRecipe
 
     return ClassicalRecipe

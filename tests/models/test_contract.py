@@ -17,6 +17,7 @@ from fusion_jax.training.keys import run_key
 
 SMALL = {"epochs": 2, "features": 8, "head": [4], "encoder": {"name": "cnn", "widths": [4]}, "quality": "none"}
 FAST = {"trees": 10}
+TUNED = {"candidates": {"ridge": {"recipe": "logistic-regression"}, "lasso": {"recipe": "elastic-net"}}, "folds": 2}
 QUICK_DEEP = "concatenate"
 """The network of the default run; one more costs its compilation."""
 
@@ -26,6 +27,8 @@ def arguments(name):
     if entry is None or entry.kind == "deep":
         published = {"model": "markers only", "rename": {"markers": "clinical"}} if name == "published" else {}
         return SMALL | published
+    if entry.kind == "tuned":
+        return TUNED
     return FAST if "trees" in entry.arguments else {}
 
 

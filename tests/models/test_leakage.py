@@ -10,6 +10,7 @@ from fusion_jax.models.recipe import open_recipe
 from fusion_jax.models.registry import RECIPES, make_recipe
 from fusion_jax.models.task import run_split
 
+TUNED = {"candidates": {"ridge": {"recipe": "logistic-regression"}, "lasso": {"recipe": "elastic-net"}}, "folds": 2}
 SMALL = {"epochs": 1, "features": 8, "head": [4], "encoder": {"name": "cnn", "widths": [4]}}
 
 
@@ -50,9 +51,9 @@ def spoiled(tiny, cases):
 
 
 def watched_fit(name, tiny, tmp_path):
-    given = {} if RECIPES[name].kind == "classical" else SMALL
-    given |= {"trees": 5} if RECIPES[name].kind == "classical" else {}
-    given |= {"model": "markers only", "rename": {"markers": "clinical"}} if name == "published" else {}
+    given = {"deep": SMALL, "classical": {"trees": 5}, "tuned": TUNED}[RECIPES[name].kind]
+    if name == "published":
+        given = {**given, "model": "markers only", "rename": {"markers": "clinical"}}
     split = k_fold(tiny.cohort, 2, seed=0).splits[0]
     seen = {}
     recipe = Watched(make_recipe(name, given), tiny, seen)
@@ -62,17 +63,14 @@ def watched_fit(name, tiny, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if entry.kind == "classical" else [pytest.mark.slow])
-        for name, entry in RECIPES.items()
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] if entry.kind == "deep" else []) for name, entry in RECIPES.items()],
 )
 def test_fitting_touches_no_test_case(name, make_tiny, tmp_path):
     tiny = make_tiny(survival=name.startswith("cox"))
     split, seen = watched_fit(name, tiny, tmp_path)
     assert seen["cases"] == set(split.train)
     assert not seen["images"] & set(split.test)
-    if name != "published" and "image" in make_recipe(name).sources(tiny.cohort):
+    if name not in ("published", "tuned") and "image" in make_recipe(name).sources(tiny.cohort):
         assert seen["images"], "the test would see nothing if no image were read through the recorder"
 
 
