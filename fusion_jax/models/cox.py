@@ -9,7 +9,10 @@ __all__ = ["PartialLikelihood", "fit_cox", "partial_likelihood"]
 
 MOST_STEPS = 100
 TOLERANCE = 1e-9
-ROUNDING = 1e-13
+
+ROUNDING = 1e-12
+"""By which an objective may seem to rise: near the minimum a full step changes it by less than double precision holds,
+and halved steps would creep."""
 
 
 class PartialLikelihood(NamedTuple):

@@ -102,16 +102,15 @@ def predict_cohort(
     recipe = make_recipe(first["name"], first["arguments"])
     rows = np.arange(len(cohort))
     total: Any = 0.0
-    known: dict[str, None] = {}
+    known: set[str] = set()
     for number, run in enumerate(runs):
         if report is not None:
             report(number, len(runs))
         total = total + np.asarray(recipe.predict(run, cohort, rows), float)
-        seen = _training_cases(run)
-        known |= {case: None for case in cohort.case_id if case in seen}
+        known |= _training_cases(run)
     model = runs[0].parent.name if (runs[0] / PREDICTIONS).exists() else first["name"]
     table = prediction_rows(cohort, rows, total / len(runs), target, model=model, split="test")
-    return Predicted(table, model, tuple(runs), target, tuple(known))
+    return Predicted(table, model, tuple(runs), target, tuple(case for case in cohort.case_id if case in known))
 
 
 def _training_cases(run: Path) -> set[str]:

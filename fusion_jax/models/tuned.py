@@ -19,6 +19,7 @@ from fusion_jax.models.recipe import Recipe, Report, open_recipe, write_recipe
 from fusion_jax.models.target import Target, Task, target_of
 from fusion_jax.records import write_json
 from fusion_jax.training.inner import inner_split
+from fusion_jax.training.scalars import DivergedError
 from fusion_jax.training.tuning import nested_choice, write_choice
 from fusion_jax.wording import listed
 
@@ -26,8 +27,10 @@ __all__ = ["CHOSEN", "TunedRecipe"]
 
 CHOSEN, CHOICE, TRIALS, SCORE = "chosen", "choice.json", "trials", "score.json"
 
-LEFT_BEHIND = ("metrics.jsonl", "quality.jsonl", "quality.json", "quality_cases.csv", "quality_densities.npz")
-"""What reports read of a training: shown in the folder of the whole recipe, too."""
+LEFT_BEHIND = (
+    "division.json", "metrics.jsonl", "quality.jsonl", "quality.json", "quality_cases.csv", "quality_densities.npz",
+)  # fmt: skip
+"""What reports and predictions read of a training: shown in the folder of the whole recipe, too."""
 
 logger = logging.getLogger("fusion_jax.models.tuned")
 
@@ -102,8 +105,21 @@ class TunedRecipe:
         return tuple(dict.fromkeys(name for recipe in self.recipes().values() for name in recipe.sources(cohort)))
 
     def target(self, cohort: Cohort) -> Target:
-        """What it predicts of a cohort."""
-        return target_of(cohort, self.task)
+        """What it predicts of a cohort.
+
+        Raises:
+          ValueError: a candidate predicts something else, so that the candidates cannot be told apart by one number.
+        """
+        wanted = target_of(cohort, self.task)
+        for name, recipe in self.recipes().items():
+            predicts: Any = getattr(recipe, "target", None)
+            found = wanted if predicts is None else predicts(cohort)
+            if found != wanted:
+                raise ValueError(
+                    f"recipe {self.name!r} on {cohort.name}: candidate {name!r} predicts the {found.kind}, the others "
+                    f"the {wanted.kind}; expected one task. Name it as `task`, or take the candidate out."
+                )
+        return wanted
 
     def fit(self, cohort: Cohort, split: Split, key: Key, folder: Path, *, report: Report | None = None) -> None:
         """Choose, and train what was chosen; see `Recipe.fit`. Inner trainings that ended are not repeated."""
@@ -114,15 +130,21 @@ class TunedRecipe:
             name, recipe = candidate
             place = folder / TRIALS / name / f"inner{inner.fold}"
             if (place / SCORE).exists():
-                return float(json.loads((place / SCORE).read_text(encoding="utf-8")))
+                stored = json.loads((place / SCORE).read_text(encoding="utf-8"))
+                return float("nan") if stored is None else float(stored)
             # The inner fold's own patients are judged, so those for stopping come out of its training patients.
             rows = inner.rows(cohort)
             seen = cohort.take(np.sort(rows.train))
             found = inner_split(seen, inner._replace(validation=(), test=()), seed=self.seed)
             train, validation = (tuple(seen.case_id[int(row)] for row in part) for part in found[:2])
             division = Split(split.repeat, split.fold, train, validation, (), inner.name)
-            recipe.fit(seen, division, jax.random.fold_in(key, inner.fold), place, report=report)
-            value = self._judged(recipe, place, cohort, rows.validation, target)
+            try:
+                recipe.fit(seen, division, jax.random.fold_in(key, inner.fold), place, report=report)
+            except DivergedError as error:  # such a candidate cannot win; the others still can
+                logger.warning("candidate %s: %s", name, error)
+                value = float("nan")
+            else:
+                value = self._judged(recipe, place, cohort, rows.validation, target)
             write_json(place / SCORE, value if np.isfinite(value) else None)
             return value
 

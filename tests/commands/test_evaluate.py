@@ -138,7 +138,7 @@ def test_trainings_can_be_judged_one_by_one(tmp_path, capsys):
 
 
 def test_p_values_of_all_trainings_pay_for_the_number_of_fused_models():
-    from fusion_jax.commands._evaluate.outputs import combined_p_values
+    from fusion_jax.reporting.evaluation.results import combined_p_values
     from fusion_jax.evaluation.assembly import evaluate
     from fusion_jax.evaluation.panel import make_panel
     from fusion_jax.evaluation.protocol import Protocol

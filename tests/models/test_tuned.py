@@ -1,5 +1,6 @@
 """Settings are chosen inside the training patients, with one budget for all."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 
 from fusion_jax.data import k_fold
 from fusion_jax.models.comparison import plan
+from fusion_jax.models.prediction import predict_cohort
 from fusion_jax.models.registry import load_recipe, make_recipe
 from fusion_jax.models.task import run_split
 from fusion_jax.training.keys import run_key
+from fusion_jax.training.scalars import DivergedError
 from fusion_jax.training.tuning import read_choice
 
 STRENGTHS = {
@@ -76,6 +79,49 @@ def test_inner_trainings_that_ended_are_not_repeated(make_tiny, tmp_path, monkey
     monkeypatch.setattr(ClassicalRecipe, "fit", lambda self, *a, **k: fits.append(self.name) or fit(self, *a, **k))
     tuned().fit(part, split, run_key(0), tmp_path)
     assert len(fits) == 1
+
+
+def test_a_candidate_without_a_number_cannot_win_also_after_a_restart(make_tiny, tmp_path, monkeypatch):
+    cohort = make_tiny(40).cohort
+    split = k_fold(cohort, 2, seed=0).splits[0]._replace(test=())
+    part = cohort.take(np.sort(split.rows(cohort).train))
+    from fusion_jax.models.classical import ClassicalRecipe
+
+    fits, fit = [], ClassicalRecipe.fit
+
+    def diverging(self, cohort, split, key, folder, **others):
+        fits.append(folder)
+        if self.strength == 1.0:
+            raise DivergedError("the loss is not finite", 0, 3, ("P001",))
+        return fit(self, cohort, split, key, folder, **others)
+
+    monkeypatch.setattr(ClassicalRecipe, "fit", diverging)
+    for trainings in (2 * 2 + 1, 1):
+        fits.clear()
+        tuned().fit(part, split, run_key(0), tmp_path)
+        assert len(fits) == trainings
+        choice = read_choice(tmp_path / "choice.json")
+        assert (choice.winner, choice.scores["weak"]) == ("blind", (None, None))
+
+
+def test_cases_of_its_training_are_known_to_predictions(make_tiny, tmp_path):
+    cohort = make_tiny(40).cohort
+    split = k_fold(cohort, 2, seed=0).splits[0]
+    run_split(tuned(), cohort, split, seed=0, folder=tmp_path, model="chosen")
+    assert set(predict_cohort([tmp_path], cohort).known) == set(split.train)
+
+
+def test_candidates_that_predict_something_else_are_refused_before_any_training(make_tiny, tmp_path):
+    survival = make_tiny(survival=True).cohort
+    label = make_tiny().cohort
+    both = dataclasses.replace(
+        survival,
+        table=survival.table.assign(label=label.table["label"].array),
+        roles={**survival.roles, "label": "label"},
+    )
+    recipe = tuned({"risk": {"recipe": "cox"}, **STRENGTHS})
+    with pytest.raises(ValueError, match="candidate 'risk' predicts the survival, the others the label"):
+        recipe.target(both)
 
 
 @pytest.mark.parametrize(
