@@ -10,8 +10,9 @@ RUN := .venv/bin/python
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-reproduce: .venv/installed ## run the main job: the numerical validation and the bundled cohort, into results/
+reproduce: .venv/installed ## run the main job: the numerical validation, then fusion on the bundled patients, into results/
 	$(RUN) -m experiments.fusion_quality.run
+	$(RUN) -m experiments.sarcoma_fusion.run
 
 test: lint types test-checkout test-wheel ## run everything a change must pass: lint, types, tests, notebooks, wheel
 

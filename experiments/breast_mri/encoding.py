@@ -9,7 +9,11 @@ training values before filling (specs/breast_mri_fusion.md, sections 2.1 and 2.2
 the training cases do not have is all zero. The other features have no imputation: a gap there is an error.
 """
 
+from collections.abc import Iterable
+
 from fusion_jax.data.tabular import Category, Column, Flag, Number
+
+__all__ = ["ACQUISITION", "COLUMNS", "INPUTS", "feature_groups"]
 
 COLUMNS: tuple[Column, ...] = (
     Number(name="age_years", unit="years", impute="median"),
@@ -43,3 +47,41 @@ COLUMNS: tuple[Column, ...] = (
     ),
 )
 """The 18 features in the published order; `breast_density` a is fatty."""
+
+
+ACQUISITION = (
+    "shift_days",
+    "pixel_spacing_mm",
+    "flip_angle_deg",
+    "reconstruction_diameter_mm",
+    "imaging_frequency_mhz",
+    "echo_time_ms",
+    "repetition_time_ms",
+    "echo_train_length",
+    "field_strength_t",
+    "software_version",
+)
+"""What says how and when the image was taken, and nothing of the breast; crop sizes and intensity are of both."""
+
+INPUTS: tuple[str, ...] = (
+    *(column.name for column in COLUMNS[:13]),
+    *(f"background_enhancement={level}" for level in ("mild", "moderate", "marked")),
+    *(f"breast_density={level}" for level in ("b", "c", "d")),
+    "field_strength_t=3",
+    *(f"software_version={number}" for number in range(2, 12)),
+    *(f"indication={level}" for level in ("screening", "diagnostic", "extent")),
+)
+"""Names of the 33 encoded inputs, in the order in which the study stores them."""
+
+
+def feature_groups(names: Iterable[str]) -> dict[str, list[int]]:
+    """Feature to the places of its inputs: one, or the dummies of its levels.
+
+    Example:
+      >>> feature_groups(("age", "density=b", "density=c"))
+      {'age': [0], 'density': [1, 2]}
+    """
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        groups.setdefault(name.partition("=")[0], []).append(place)
+    return groups

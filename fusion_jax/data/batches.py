@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from fusion_jax.arrays import Batch
-from fusion_jax.data.cohort import Boxes, Cohort, Columns
+from fusion_jax.data.cohort import Arrays, Boxes, Cohort, Columns
 from fusion_jax.data.sampling import Sampler, epoch_order
 
 __all__ = ["Batches"]
@@ -204,12 +204,15 @@ class Batches:
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype, str]]:
-        """Shape and dtype of every source, from the first case that has it."""
+        """Shape and dtype of every source, from the first case that has it, or from an array of one shape."""
         found = {}
         for name, source in self.cohort.sources.items():
             if not self.targets and source.kind == "mask":
                 continue
             rows = np.flatnonzero(self.cohort.present[name])
+            if not len(rows) and isinstance(source, Arrays) and isinstance(source.values, np.ndarray):
+                found[name] = source.values.shape[1:], _narrow(source.values[:0]).dtype, ""
+                continue
             if not len(rows):
                 raise ValueError(f"{self.cohort.name}: no case has {name!r}; expected at least one. Remove the source.")
             values = self._values(name, int(rows[0]))

@@ -1,7 +1,8 @@
 """MobileNetV3, small and large, for images in two and three dimensions with any number of channels.
 
-Modules are named after their part: a block has `expand_conv` and `expand_bn`, then `depthwise`, `se_reduce` and
-`se_expand` (squeeze and excitation), and `project`; `stem` and `head` stand before and after the blocks.
+Modules are named after their part: a block has `expand_conv` and `expand_bn`, `depthwise_conv` and `depthwise_bn`, then
+`se_reduce` and `se_expand` (squeeze and excitation), and `project_conv` and `project_bn`; `stem_conv`, `stem_bn`,
+`head_conv` and `head_bn` stand before and after the blocks.
 """
 
 from functools import partial

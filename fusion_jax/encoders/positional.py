@@ -104,13 +104,13 @@ class ValueEncoding(nn.Module):
         if _is_fitted(self):
             scaling = Scaling(self._fitted("centre", columns), self._fitted("scale", columns))
         else:
-            scaling = Scaling(jnp.zeros(columns), jnp.ones(columns))
+            scaling = Scaling(jnp.zeros(columns, jnp.float32), jnp.ones(columns, jnp.float32))
         if self.kind == "learned":
             # As many repeated coordinates as columns are the scaled values themselves.
             return self.scale * self._learned(encoding.encode(scaling, x, columns))
         params: Any = scaling
         if self.kind in ("linear", "pca", "fourier"):
-            axes = self._fitted("axes", columns) if self.kind == "pca" else jnp.eye(columns)
+            axes = self._fitted("axes", columns) if self.kind == "pca" else jnp.eye(columns, dtype=jnp.float32)
             params = Projection(scaling, axes, jax.random.key(self.seed))
         return self.scale * encoding.encode(params, x, self.size)
 

@@ -280,7 +280,7 @@ def uncertainty_weighted(objective: Objective, heads: Sequence[str]) -> Objectiv
         raise ValueError(f"heads are {list(names)}; expected names, each once, such as 'fused' and a source.")
 
     def init() -> dict[str, Any]:
-        return {"log_variance": {name: jnp.zeros(()) for name in names}}
+        return {"log_variance": {name: jnp.zeros((), jnp.float32) for name in names}}
 
     def loss(parameters: Any, outputs: Outputs, batch: Batch) -> tuple[Array, dict[str, Array]]:
         log_variance = parameters["log_variance"]

@@ -281,8 +281,9 @@ def plan(
         raise ValueError(
             f"{opened.name}: no column {missing[0]!r} for subgroups; it has {listed(opened.table.columns, 12)}."
         )
-    recipes = {name: make_recipe(choice.recipe, choice.arguments) for name, choice in chosen.items()}
+    recipes = {name: _recipe(name, choice) for name, choice in chosen.items()}
     sources = {name: tuple(dict.fromkeys(recipe.sources(opened))) for name, recipe in recipes.items()}
+    _check_targets(recipes, opened, target)
     protocol = _protocol(protocol or Protocol(), target, sources)
     found, remarks = _checked(out, opened, copies, progress)
 
@@ -567,6 +568,26 @@ def _choice(name: str, value: Choice | Mapping[str, Any] | str) -> Choice:
     if "recipe" not in value or not set(value) <= {"recipe", "arguments"}:
         raise ValueError(f"model {name!r} has the keys {listed(value)}; expected 'recipe' and perhaps 'arguments'.")
     return Choice(value["recipe"], dict(value.get("arguments") or {}))
+
+
+def _recipe(name: str, choice: Choice) -> Recipe:
+    """The recipe of a model; an argument of another type is an input like any other, refused with a message."""
+    try:
+        return make_recipe(choice.recipe, choice.arguments)
+    except TypeError as error:
+        raise ValueError(f"model {name!r}: {error}") from None
+
+
+def _check_targets(recipes: Mapping[str, Recipe], cohort: Cohort, target: Target) -> None:
+    """All models predict the same thing, which is known before the first is trained."""
+    for name, recipe in recipes.items():
+        predicts: Any = getattr(recipe, "target", None)
+        found = target if predicts is None else predicts(cohort)
+        if found.kind != target.kind:
+            raise ValueError(
+                f"model {name!r} predicts {found.kind}, and the task of this comparison is {target.kind}. Ask for "
+                f"task = {found.kind!r}, or leave the model out."
+            )
 
 
 def _protocol(protocol: Protocol, target: Target, sources: Mapping[str, tuple[str, ...]]) -> Protocol:

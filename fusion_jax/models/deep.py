@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fusion_jax.arrays import Key
-from fusion_jax.data.cohort import Cohort
+from fusion_jax.data.cohort import Arrays, Cohort
 from fusion_jax.data.sampling import Sampler
 from fusion_jax.data.splits import Split
 from fusion_jax.models.images import check_shapes, remembered
@@ -161,11 +161,17 @@ class DeepRecipe:
         return arguments_of(self)
 
     def sources(self, cohort: Cohort) -> tuple[str, ...]:
-        """Sources that it reads, in the order of the network."""
-        from fusion_jax.models.strategies import published, strategy_sources
+        """Sources that it reads, in the order of the network.
+
+        Raises:
+          ValueError: a source or an encoder that is not there; the message names it.
+        """
+        from fusion_jax.models.strategies import check_encoders, published, strategy_sources
 
         if self.model is None:
-            return strategy_sources(cohort, self.name, self.inputs)
+            read = strategy_sources(cohort, self.name, self.inputs)
+            check_encoders(cohort, read, self.encoder, self.encoders)
+            return read
         module: Any = published(self.model, self.settings, self.encoder)
         wanted = tuple(self.rename.get(name, name) for name in module.sources)
         for name in wanted:
@@ -300,7 +306,13 @@ class _Fitted:
                 raise ValueError(
                     f"{cohort.name}: no source {name!r}, which the model reads; it has {', '.join(cohort.sources)}."
                 )
-        return self.preparation.apply(cohort.take(rows), self.train)
+        ready = self.preparation.apply(cohort.take(rows), self.train)
+        for name in self.preparation.sources:
+            # A source that none of these cases has is known by its shape alone; one case may be asked about.
+            if not ready.present[name].any():
+                empty = np.broadcast_to(np.float32(0), (len(rows), *self.network.shapes[name]))
+                ready = ready.with_source(name, Arrays(empty, ready.sources[name].kind), ready.present[name])
+        return ready
 
 
 def features(folder: str | Path, cohort: Cohort, rows: Int[np.ndarray, "n"]) -> dict[str, Float[np.ndarray, "n f"]]:

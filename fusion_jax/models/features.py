@@ -105,7 +105,7 @@ class TabularFeatures:
         """Features of rows of any cohort with the same sources; `train` are the ids of the cases fitted on."""
         parts = [] if self.table is None else [encoded_rows(self.table, cohort, rows, train)]
         for block in self.numbers:
-            values, names = _read(cohort, rows, block.origin, self.measurements, self.images)
+            values, names = _read(cohort, rows, block.origin, self.measurements, self.images, known=block.names)
             if names != block.names:
                 raise ValueError(
                     f"{cohort.name}: {block.origin} has the numbers {', '.join(names[:8])}; expected "
@@ -221,23 +221,34 @@ def _read(
     origin: str,
     measurements: tuple[Measurement, ...],
     images: tuple[str, ...],
+    known: tuple[str, ...] = (),
 ) -> tuple[Float[np.ndarray, "n f"], tuple[str, ...]]:
     if origin == "measurements":
         return measure(cohort, rows, measurements, sources=images)
     if origin.startswith("table "):
         return _from_table(cohort, rows, Path(origin.removeprefix("table ")))
-    return read_vectors(cohort, rows, origin)
+    return read_vectors(cohort, rows, origin, known=known)
 
 
 def read_vectors(
-    cohort: Cohort, rows: Int[np.ndarray, "n"], name: str
+    cohort: Cohort, rows: Int[np.ndarray, "n"], name: str, *, known: tuple[str, ...] = ()
 ) -> tuple[Float[np.ndarray, "n f"], tuple[str, ...]]:
     """Numbers of a source of vectors, NaN where a case lacks it, and a name for each.
 
+    Args:
+      cohort: with the source.
+      rows: of it.
+      name: of the source.
+      known: names of the numbers, for a cohort in which nobody has the source.
+
     Raises:
-      ValueError: vectors of different lengths; the message names the case.
+      ValueError: vectors of different lengths, the message names the case; or nobody has the source.
     """
     source, there = cohort.sources[name], cohort.present[name]
+    if not there.any():
+        if not known:
+            raise ValueError(f"{cohort.name}: no case has {name!r}; expected at least one. Remove the source.")
+        return np.full((len(rows), len(known)), np.nan), known
     first = int(np.flatnonzero(there)[0])
     length = len(np.asarray(source[first]))
     values = np.full((len(rows), length), np.nan)

@@ -98,6 +98,11 @@ def check_shapes(cohort: Cohort, names: Sequence[str], *, most: int | None = Non
         first = cohort.image(name, int(rows[0])).values.shape
         for row in map(int, rows):
             values = cohort.image(name, row).values
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ValueError(
+                    f"{cohort.name}: {name} of case {cohort.case_id[row]} holds NaN or infinity; expected finite "
+                    "numbers. Clip them in `preprocess`, or mark the image absent for this case."
+                )
             if values.shape != first:
                 raise ValueError(
                     f"{cohort.name}: {name} of case {cohort.case_id[row]} has shape {values.shape}, that of case "

@@ -107,7 +107,7 @@ def drop_sources(comparison: Comparison, model: str) -> Dropped:
     rows = models.tested
     labels = answers(comparison, rows)
     groups = source_groups(models.cohort, models.sources)
-    # All in one call: a cohort in which nobody has a source is refused, and a case may lack it.
+    # All in one call, so that every model is read and asked once.
     number = np.repeat(np.arange(1 + len(groups)), len(rows))
     absent = {member: number == place for place, members in enumerate(groups.values(), 1) for member in members}
     whole, *without = np.split(models.scores(np.tile(rows, 1 + len(groups)), absent=absent), 1 + len(groups))

@@ -57,7 +57,7 @@ class Preparation:
                 values = encoded_rows(self.tables[name], cohort, rows, train).astype(np.float32)
                 found = found.with_source(name, values, present[name])
             elif name in self.numbers:
-                read, names = read_vectors(cohort, rows, name)
+                read, names = read_vectors(cohort, rows, name, known=self.numbers[name].names)
                 if names != self.numbers[name].names:
                     raise ValueError(
                         f"{cohort.name}: {name!r} holds {len(names)} numbers a case; expected "

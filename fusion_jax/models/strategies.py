@@ -33,6 +33,7 @@ __all__ = [
     "STRATEGIES",
     "Design",
     "build",
+    "check_encoders",
     "published",
     "strategy_sources",
 ]
@@ -219,6 +220,33 @@ def build(design: Design, values: Mapping[str, Any] | None = None) -> nn.Module:
     )
 
 
+def check_encoders(
+    cohort: Cohort,
+    sources: Sequence[str],
+    encoder: str | Mapping[str, Any] | None,
+    encoders: Mapping[str, str | Mapping[str, Any]],
+) -> None:
+    """Refuse encoders that do not exist, before anything is read or trained.
+
+    Args:
+      cohort: with the sources.
+      sources: that the network reads.
+      encoder: of images without an own one.
+      encoders: of sources that have an own one.
+
+    Raises:
+      ValueError: no such encoder, setting or source; the message names the close ones.
+    """
+    for name in encoders:
+        if name not in cohort.sources:
+            raise ValueError(f"encoders: {cohort.name} has no source {name!r}; {close_to(name, tuple(cohort.sources))}")
+    for name in sources:
+        image = cohort.sources[name].kind in ("image", "mask")
+        wanted = encoders.get(name) or (encoder if image else None)
+        if wanted is not None:
+            _named(wanted, IMAGE_ENCODERS if image else CLINICAL_ENCODERS, f"source {name!r}")
+
+
 def published(name: str, settings: Mapping[str, Any], trunk: str | Mapping[str, Any] | None) -> nn.Module:
     """A published network.
 
@@ -247,6 +275,16 @@ def _made(
     wanted: str | Mapping[str, Any], choices: Mapping[str, Callable[..., nn.Module]], of: str, **defaults: Any
 ) -> nn.Module:
     """An encoder by name and settings; `defaults` are those that the caller would like, where they exist."""
+    made, settings = _named(wanted, choices, of)
+    known = _settings(made)
+    taken = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return made(**({key: value for key, value in defaults.items() if key in known} | taken))
+
+
+def _named(
+    wanted: str | Mapping[str, Any], choices: Mapping[str, Callable[..., nn.Module]], of: str
+) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """What makes an encoder, and the settings that were given."""
     settings: dict[str, Any] = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
     name = str(settings.pop("name", ""))
     if name not in choices:
@@ -256,8 +294,7 @@ def _made(
     for key in settings:
         if key not in known:
             raise ValueError(f"encoder {name!r} of {of}: no setting {key!r}; {close_to(key, known)}")
-    taken = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    return made(**({key: value for key, value in defaults.items() if key in known} | taken))
+    return made, settings
 
 
 def _settings(made: Callable[..., nn.Module]) -> tuple[str, ...]:

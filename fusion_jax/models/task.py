@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from fusion_jax.models.recipe import Recipe, Report, open_recipe
 from fusion_jax.models.registry import make_recipe
 from fusion_jax.models.target import Target, check_labels, survival_of
 from fusion_jax.records import run_record, write_csv, write_json
+from fusion_jax.training.checkpoint import CHECKPOINTS
 from fusion_jax.training.inner import inner_split
 from fusion_jax.training.keys import run_key
 
@@ -154,6 +156,10 @@ def run_split(
         },
     )
     write_csv(folder / PREDICTIONS, table)
+    # The weights are kept beside it. Those of the last step, with the optimiser's moments, are three times as large and
+    # were for a training that is killed.
+    for checkpoints in [path for path in folder.rglob(CHECKPOINTS) if path.is_dir()]:
+        shutil.rmtree(checkpoints)
 
 
 def prediction_rows(

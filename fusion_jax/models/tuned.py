@@ -16,8 +16,10 @@ from fusion_jax.arrays import Key
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.splits import Split
 from fusion_jax.models.recipe import Recipe, Report, open_recipe, write_recipe
-from fusion_jax.models.target import Target, Task, target_of
+from fusion_jax.models.target import Target, target_of
+from fusion_jax.models.target import Task as TargetKind
 from fusion_jax.records import write_json
+from fusion_jax.training.cross_validation import Task
 from fusion_jax.training.inner import inner_split
 from fusion_jax.training.scalars import DivergedError
 from fusion_jax.training.tuning import nested_choice, write_choice
@@ -59,7 +61,7 @@ class TunedRecipe:
     folds: int = 3
     choose_by: Literal["auc", "loss"] = "auc"
     seed: int = 0
-    task: Task = "auto"
+    task: TargetKind = "auto"
 
     def __post_init__(self) -> None:
         if not self.candidates:
@@ -128,7 +130,8 @@ class TunedRecipe:
 
         def score(candidate: tuple[str, Recipe], inner: Split) -> float:
             name, recipe = candidate
-            place = folder / TRIALS / name / f"inner{inner.fold}"
+            # Names of candidates are anybody's, also those that no file system takes.
+            place = Task(name, split.repeat, inner.fold, 0).folder(folder / TRIALS)
             if (place / SCORE).exists():
                 stored = json.loads((place / SCORE).read_text(encoding="utf-8"))
                 return float("nan") if stored is None else float(stored)

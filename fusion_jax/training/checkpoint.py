@@ -19,7 +19,7 @@ import numpy as np
 from fusion_jax.records import write_json
 from fusion_jax.training.keys import is_key, key_from_data
 
-__all__ = ["Checkpoint", "Checkpoints", "as_host", "restore_best"]
+__all__ = ["CHECKPOINTS", "Checkpoint", "Checkpoints", "as_host", "restore_best"]
 
 State = TypeVar("State")
 
@@ -27,6 +27,8 @@ FORMAT = 1
 KEPT = 2
 FINAL = "final"
 UNFINISHED = "unfinished_"
+CHECKPOINTS = "checkpoints"
+"""Of a run: where its checkpoints lie in its folder."""
 FILES = "files.json"
 CHUNK = 1 << 22
 LOG = logging.getLogger("fusion_jax.training.checkpoint")
@@ -61,8 +63,12 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path) -> None:
-        # Orbax takes absolute paths only.
+        # Orbax takes absolute paths only, and reads these signs as a pattern that matches nothing.
         self.folder = Path(folder).resolve()
+        if set("[]*?") & set(str(self.folder)):
+            raise ValueError(
+                f"{self.folder}: checkpoints cannot be kept in a folder with [, ], * or ? in its path. Choose another."
+            )
 
     def names(self) -> list[str]:
         """Whole checkpoints that a run can go on from, newest first; not those of a best state."""
@@ -219,7 +225,7 @@ def restore_best(folder: str | Path, like: State) -> State:
       FileNotFoundError: the run has not ended.
       ValueError: the checkpoint is damaged, or of another model.
     """
-    checkpoints = Checkpoints(Path(folder) / "checkpoints")
+    checkpoints = Checkpoints(Path(folder) / CHECKPOINTS)
     if FINAL not in checkpoints.names():
         raise FileNotFoundError(
             f"{checkpoints.folder / FINAL}: no such checkpoint; expected the folder of a run that has ended. Call "

@@ -49,7 +49,8 @@ MERGE_EVERY = 30.0
 WORDS = ("case_id", "patient_id", "instance", "model", "split", "site", "label")
 """Columns that are text whatever they look like: ids may have leading zeros."""
 
-UNSAFE = re.compile(r'[/\\:*?"<>|%\x00-\x1f]|^\.|[. ]$')
+# Brackets are a pattern to Orbax, which then finds nothing of what it wrote.
+UNSAFE = re.compile(r'[/\\:*?"<>|%\[\]\x00-\x1f]|^\.|[. ]$')
 
 LOG = logging.getLogger("fusion_jax.training.cross_validation")
 
@@ -160,7 +161,7 @@ def cross_validate(
       root: folder of the study; a task writes into `root/<model>/r<repeat>_f<fold>_s<seed>`.
       config: all that decides what a task computes, with the fingerprint of the cohort and the hash of the splits. It
         is written to `root/config.json`, and another one is refused there later, except that `config["models"]`, a
-        mapping from model to settings, may gain models.
+        mapping from model to settings, may gain models, and may change those of which no task has left anything.
       report: is told of every task that ends.
 
     Returns:
@@ -438,7 +439,9 @@ def _settle_config(root: Path, config: Mapping[str, Any]) -> str:
         if all(isinstance(one, dict) for one in models):
             # A study may grow: what other models are is no business of a finished task.
             kept["models"] = {**models[0], **models[1]}
-            before = {**before, "models": {name: models[0].get(name, own) for name, own in models[1].items()}}
+            # Nor does a model have settings of which every task failed at once: those are what was put right.
+            kept_to = {name: own for name, own in models[0].items() if not _is_blank(root, name)}
+            before = {**before, "models": {name: kept_to.get(name, own) for name, own in models[1].items()}}
         different = _differences(before, now)
         if different:
             raise ValueError(
@@ -456,6 +459,12 @@ def _settle_config(root: Path, config: Mapping[str, Any]) -> str:
     if not path.exists() or json.loads(path.read_text(encoding="utf-8")).get("hash") != digest:
         write_json(path, {"config": kept, "hash": digest, "run": run_record()})
     return text
+
+
+def _is_blank(root: Path, model: str) -> bool:
+    """Whether the tasks of a model have left nothing but tracebacks."""
+    left = Task(model, 0, 0, 0).folder(root).parent.rglob("*")
+    return all(path.is_dir() or path.name in (TRACEBACK, STARTED) for path in left)
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:

@@ -178,9 +178,11 @@ class _DaskExecutor(Executor):
 def _worker_environment(threads: int) -> dict[str, str]:
     found = {name: str(threads) for name in THREADS}
     if "jax" in sys.modules:
-        cache = sys.modules["jax"].config.jax_compilation_cache_dir
-        if cache:
-            found["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        config = sys.modules["jax"].config
+        if config.jax_compilation_cache_dir:
+            found["JAX_COMPILATION_CACHE_DIR"] = str(config.jax_compilation_cache_dir)
+            # From how many seconds on a program is kept: a training is many small ones.
+            found["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(config.jax_persistent_cache_min_compile_time_secs)
     return found
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fusion_jax.arrays import Array, Key
-from fusion_jax.training.checkpoint import FINAL, Checkpoint, Checkpoints, as_host
+from fusion_jax.training.checkpoint import CHECKPOINTS, FINAL, Checkpoint, Checkpoints, as_host
 from fusion_jax.training.devices import (
     from_first_process,
     replicate,
@@ -225,7 +225,7 @@ class _Loop:
         self.steps = batches.steps_per_epoch
         self.last = epochs * self.steps
         self.writes = not spans_processes(mesh) or jax.process_index() == 0
-        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS)
         self.metrics = folder / "metrics.jsonl"
         own = {
             "epochs": epochs,

@@ -67,6 +67,18 @@ def test_absent_sources_are_zeros_and_marked():
     assert batch.inputs["pet"].dtype == np.float32
 
 
+def test_a_source_that_nobody_has_needs_an_array_of_one_shape():
+    cohort = make_cohort(2, sources={"image": np.ones((2, 2, 2, 1)), "pet": np.ones((2, 3))})
+    nobody = {**cohort.present, "pet": np.zeros(2, bool)}
+    batch = Batches(dataclasses.replace(cohort, present=nobody), np.arange(2), 2, seed=(0,)).at(0)
+    assert (batch.inputs["pet"].shape, batch.inputs["pet"].dtype) == ((2, 3), np.float32)
+    assert not batch.inputs["pet"].any()
+    assert not batch.present["pet"].any()
+    unread = cohort.with_source("pet", Lazy(Painted(), np.arange(2)), nobody["pet"])
+    with pytest.raises(ValueError, match="no case has 'pet'"):
+        Batches(unread, np.arange(2), 2, seed=(0,)).at(0)
+
+
 def test_targets_carry_times_masks_and_boxes():
     boxes = [Boxes(np.full((row, 4), row, float), np.full(row, 1, int)) for row in range(4)]
     cohort = Cohort.from_arrays(

@@ -18,6 +18,16 @@ def encode(module, x=X):
     return module.init_with_output(jax.random.key(0), x, train=False)
 
 
+@pytest.mark.parametrize("kind", ["positional", "linear", "fourier", "repetition", "learned"])
+def test_coordinates_are_float32_whatever_the_default_is(kind):
+    expected = encode(ValueEncoding(kind, 12))[0]
+    with jax.enable_x64(True):
+        found, _ = encode(ValueEncoding(kind, 12))
+    assert found.dtype == jnp.float32
+    if kind in ("positional", "repetition"):  # the others draw numbers, and others in double precision
+        assert_close(found, expected, 1e-6)
+
+
 @pytest.mark.parametrize("size", [192, 384, 768, 2046, 3072, 6144])
 def test_the_published_sizes_divide_among_three_markers_and_have_no_weight(size):
     variables = jax.eval_shape(lambda: ValueEncoding("positional", size).init(jax.random.key(0), X, train=False))

@@ -259,6 +259,12 @@ def test_uncertainty_weights_are_kendalls_and_rest_at_twice_the_loss():
     assert max(abs(float(x)) for x in jax.tree.leaves(slope)) < 1e-6
 
 
+def test_uncertainties_are_float32_as_the_losses_are():
+    with jax.enable_x64(True):
+        parameters = uncertainty_weighted(binary_cross_entropy(), ("fused", "image")).init()
+    assert {value.dtype for value in jax.tree.leaves(parameters)} == {jnp.dtype("float32")}
+
+
 def test_an_uncertainty_without_rows_does_not_drift():
     objective = uncertainty_weighted(binary_cross_entropy(), ("fused", "clinical"))
     outputs = Outputs(jnp.asarray(LOGITS[:, :1], jnp.float32), HEADS, {})

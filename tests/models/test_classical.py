@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sksurv.linear_model import CoxPHSurvivalAnalysis
 
-from fusion_jax.data import Arrays, Cohort, k_fold
+from fusion_jax.data import Arrays, Cohort, Split, k_fold
 from fusion_jax.models.classical import ClassicalRecipe
 from fusion_jax.models.cox import fit_cox, partial_likelihood
 from fusion_jax.models.features import Numbers, fit_features
@@ -176,6 +176,18 @@ def test_numbers_are_standardised_by_training_cases_and_gaps_are_marked():
     assert numbers.outputs == ("a", "b", "c", "c=missing")
     found = numbers.apply(np.array([[3.0, 6.0, np.nan], [np.nan, 5.0, 3.0]]))
     assert_close(found, np.array([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]))
+
+
+def test_vectors_that_nobody_of_a_cohort_has_are_gaps(tmp_path):
+    label, there = np.arange(12) % 2, np.arange(12) > 1
+    cohort = Cohort.from_arrays({"markers": label[:, None] + np.eye(12, 3), "others": np.eye(12, 2)}, label=label)
+    cohort = dataclasses.replace(cohort, present={**cohort.present, "markers": there})
+    recipe = make_recipe("logistic-regression")
+    recipe.fit(cohort, Split(0, 0, cohort.case_id, (), ()), run_key(0), tmp_path)
+    among = recipe.predict(tmp_path, cohort, np.arange(4))[:2]
+    assert_close(recipe.predict(tmp_path, cohort.take([0, 1]), np.arange(2)), among)
+    with pytest.raises(ValueError, match="no case has 'markers'"):
+        recipe.fit(cohort.take([0, 1]), Split(0, 0, cohort.case_id[:2], (), ()), run_key(0), tmp_path)
 
 
 def test_a_table_of_measurements_is_joined_by_case(tiny, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from fusion_jax.data import Cohort, Columns, load
 from fusion_jax.evaluation.protocol import Protocol
+from fusion_jax.models.analysis import is_network
 from fusion_jax.models.comparison import Choice, cohort_address, compare, default_models, open_comparison, plan
 from fusion_jax.models.fold_models import FoldModels, measure, source_groups, train_test_gaps
 from fusion_jax.models.importance import comparison_importance
@@ -81,6 +82,18 @@ def test_importance_names_the_column_that_tells_the_label(told):
     # Without one column or without all of its source the model knows nothing.
     assert by_name["clinical"] > 0.3
     assert found.unit == "difference"
+
+
+def test_what_was_chosen_among_networks_alone_is_a_network(told):
+    net, mixed = {"small": {"recipe": "clinical-only"}}, {"small": {"recipe": "clinical-only"}, "forest": FOREST}
+    choices = {
+        "net": Choice("pet-only", {}),
+        "tuned": Choice("tuned", {"candidates": net}),
+        "mixed": Choice("tuned", {"candidates": mixed}),
+        "forest": Choice("random-forest", {}),
+    }
+    made = dataclasses.replace(told, plan=dataclasses.replace(told.plan, choices=choices))
+    assert [is_network(made, model) for model in choices] == [True, True, False, False]
 
 
 def test_training_cases_are_scored_better_than_test_cases(told):
@@ -198,12 +211,38 @@ def test_default_models_are_those_that_suit_the_cohort():
         ({"seeds": (1, 1)}, r"seeds are 1, 1; expected different"),
         ({"protocol": Protocol(singles=("tree",))}, r"single source 'tree' is no model of this comparison: forest"),
         ({"cohort": {"folder": "x", "load": "y"}}, r"cohort has the keys folder, load"),
+        (
+            {"models": {"wide": {"recipe": "clinical-only", "arguments": {"features": "64"}}}},
+            r"model 'wide': recipe 'clinical-only': features is '64'; expected a whole number",
+        ),
+        (
+            {"models": {"a": {"recipe": "clinical-only", "arguments": {"encoders": {"clinical": "mlb"}}}}},
+            r"encoder of source 'clinical': no 'mlb'; did you mean 'mlp'",
+        ),
+        (
+            {"models": {"a": {"recipe": "clinical-only", "arguments": {"encoders": {"clinic": "mlp"}}}}},
+            r"encoders: hcc_survival has no source 'clinic'; did you mean 'clinical'",
+        ),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(change, message, tmp_path):
     given = {"cohort": "hcc_survival", "models": {"forest": FOREST}, "copies": False} | change
     with pytest.raises(ValueError, match=message):
         plan(given.pop("cohort"), given.pop("models"), out=tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "task", "message"),
+    [
+        ("logistic-regression", "survival", r"it predicts a label, and the task is survival. Choose cox"),
+        ("cox", "auto", r"model 'mine' predicts survival, and the task of this comparison is label"),
+    ],
+)
+def test_a_model_of_another_task_is_refused_before_any_training(recipe, task, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("fusion_jax.models.comparison.open_address", lambda address: told_in_time())
+    with pytest.raises(ValueError, match=message):
+        plan(HERE, {"mine": recipe}, out=tmp_path, folds=2, task=task)
+    assert not (tmp_path / "splits.json").exists()
 
 
 def test_addresses_are_found_by_what_lies_there(tmp_path):

@@ -61,6 +61,14 @@ def test_features_enter_the_fusion_and_are_zero_where_a_source_is_absent(trained
     assert found["clinical"][0].any()
 
 
+@pytest.mark.parametrize("row", [2, 3], ids=["no image", "no clinical data"])
+def test_a_case_is_answered_alike_alone_and_among_others_that_have_what_it_lacks(trained, row):
+    cohort = trained.tiny.cohort
+    among = trained.recipe.predict(trained.folder, cohort, np.arange(6))[row]
+    alone = trained.recipe.predict(trained.folder, cohort.take([row]), np.arange(1))[0]
+    assert_close(alone, among, rtol=1e-6)
+
+
 def test_a_folder_of_other_settings_is_refused(trained):
     cohort = trained.tiny.cohort.take(np.concatenate(trained.split.rows(trained.tiny.cohort)[:2]))
     other = dataclasses.replace(trained.recipe, dropout=0.5)
@@ -116,6 +124,10 @@ def test_images_of_two_shapes_name_both_cases_before_anything_is_compiled(tiny, 
         make_recipe("image-only").fit(cohort, split, run_key(0), tmp_path)
     with pytest.raises(ValueError, match=r"no training case has 'image'"):
         check_shapes(tiny.cohort.take([2]), ["image"])
+    broken = tiny.reader.values.copy()
+    broken[5, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"image of case case_5 holds NaN or infinity; .*`preprocess`"):
+        check_shapes(tiny.cohort.with_source("image", broken), ["image"])
 
 
 def test_images_are_read_once_in_all_folds_as_far_as_memory_goes(tiny):

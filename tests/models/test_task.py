@@ -29,6 +29,25 @@ def config(tmp_path):
     )
 
 
+def test_checkpoints_are_gone_once_the_weights_are_kept_and_predictions_written(tmp_path, monkeypatch):
+    from fusion_jax.models.classical import ClassicalRecipe
+
+    fit = ClassicalRecipe.fit
+
+    def like_a_network(self, cohort, split, key, folder, **others):
+        fit(self, cohort, split, key, folder, **others)
+        for place in (folder, folder / "sources"):
+            (place / "checkpoints" / "final").mkdir(parents=True)
+            (place / "checkpoints" / "final" / "moments").write_text("large")
+
+    monkeypatch.setattr(ClassicalRecipe, "fit", like_a_network)
+    cohort = load("hcc_survival")
+    split = k_fold(cohort, 3, seed=1).splits[0]
+    run_split(make_recipe("logistic-regression"), cohort, split, seed=0, folder=tmp_path, model="ridge")
+    assert not list(tmp_path.rglob("checkpoints"))
+    assert (tmp_path / "predictions.csv").exists()
+
+
 def test_a_task_writes_predictions_that_evaluation_reads(config, tmp_path):
     tables = {}
     for model in ("forest", "ridge"):

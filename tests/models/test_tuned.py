@@ -104,6 +104,18 @@ def test_a_candidate_without_a_number_cannot_win_also_after_a_restart(make_tiny,
         assert (choice.winner, choice.scores["weak"]) == ("blind", (None, None))
 
 
+def test_trials_stay_in_the_folder_whatever_a_candidate_is_called(make_tiny, tmp_path):
+    cohort = make_tiny(40).cohort
+    split = k_fold(cohort, 2, seed=0).splits[0]._replace(test=())
+    part = cohort.take(np.sort(split.rows(cohort).train))
+    strange = dict(zip(("../[L,L]", "a/b"), STRENGTHS.values(), strict=True))
+    tuned(strange).fit(part, split, run_key(0), tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    trials = list((tmp_path / "run" / "trials").iterdir())
+    assert len(trials) == len(strange)
+    assert not any(set("[]*?") & set(path.name) for path in trials)
+
+
 def test_cases_of_its_training_are_known_to_predictions(make_tiny, tmp_path):
     cohort = make_tiny(40).cohort
     split = k_fold(cohort, 2, seed=0).splits[0]

@@ -46,6 +46,7 @@ def poison(config_json: str, model: str, repeat: int, fold: int, seed: int, fold
 
 def describe_worker(config_json: str, model: str, repeat: int, fold: int, seed: int, folder: str) -> None:
     """What the worker was told of threads and cache, beside the predictions."""
-    names = ("NPROC", "OMP_NUM_THREADS", "JAX_COMPILATION_CACHE_DIR")
+    cache = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    names = ("NPROC", "OMP_NUM_THREADS", *cache)
     (Path(folder) / "environment.json").write_text(json.dumps({name: os.environ.get(name) for name in names}))
     write_scores(config_json, model, repeat, fold, seed, folder)

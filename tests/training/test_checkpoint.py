@@ -152,3 +152,8 @@ def test_a_copy_outlives_the_donation_of_its_original():
     copy = as_host(original)
     jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0.0, tree), donate_argnums=0)(original)
     np.testing.assert_array_equal(copy["w"], np.ones(1000, np.float32))
+
+
+def test_a_path_that_orbax_reads_as_a_pattern_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"old\[1\].*Choose another"):
+        Checkpoints(tmp_path / "old[1]")

@@ -47,6 +47,23 @@ def failing(message):
     return run
 
 
+def test_settings_with_which_every_task_failed_can_be_put_right(tmp_path):
+    def misspelt(config_json, model, repeat, fold, seed, folder):
+        if model == "concatenate":
+            raise ValueError("no encoder 'resnt18'")
+        write_scores(config_json, model, repeat, fold, seed, folder)
+
+    wrong = {"digits": 0.25, "models": {"image-only": {}, "concatenate": {"encoder": "resnt18"}}}
+    right = {"digits": 0.25, "models": {"image-only": {}, "concatenate": {"encoder": "resnet18"}}}
+    assert len(cross_validate(TASKS, misspelt, root=tmp_path, config=wrong).failed) == 4
+    with pytest.raises(ValueError, match=r"models.image-only.encoder was null"):
+        cross_validate(TASKS, write_scores, root=tmp_path, config={**wrong, "models": {"image-only": {"encoder": "x"}}})
+    found = cross_validate(TASKS, write_scores, root=tmp_path, config=right)
+    assert not found.failed
+    with pytest.raises(ValueError, match=r"models.concatenate.encoder was \"resnet18\""):
+        cross_validate(TASKS, write_scores, root=tmp_path, config=wrong)
+
+
 def test_every_task_runs_once_in_its_own_folder(tmp_path):
     told: list[TaskProgress] = []
     found = cross_validate(TASKS, write_scores, root=tmp_path, config={"digits": 0.25}, report=told.append)
@@ -226,17 +243,20 @@ def test_workers_that_never_begin_stop_the_study(tmp_path):
 
 def test_spawned_workers_share_cores_and_cache(tmp_path, monkeypatch):
     config = pytest.importorskip("jax").config
-    before = config.jax_compilation_cache_dir
+    before, least = config.jax_compilation_cache_dir, config.jax_persistent_cache_min_compile_time_secs
     config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.25)
     monkeypatch.delenv("NPROC", raising=False)
     try:
         found = cross_validate(FOLDS[:1], describe_worker, spawned(1, threads=1), root=tmp_path / "out", config={})
     finally:
         config.update("jax_compilation_cache_dir", before)
+        config.update("jax_persistent_cache_min_compile_time_secs", least)
     assert found.done == tuple(FOLDS[:1])
     environment = json.loads((FOLDS[0].folder(tmp_path / "out") / "environment.json").read_text())
     assert environment == {
         "NPROC": "1", "OMP_NUM_THREADS": "1", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.25",
     }  # fmt: skip
     assert "NPROC" not in os.environ
     with pytest.raises(ValueError, match="0 workers"):
@@ -263,3 +283,8 @@ def test_poison_task_fails_alone_on_real_workers(tmp_path, where):
     found = cross_validate(FOLDS, poison, factory, root=tmp_path, config={})
     assert set(found.done) == set(FOLDS) - {FOLDS[1]}
     assert [one.task for one in found.failed] == [FOLDS[1]]
+
+
+def test_brackets_in_a_name_do_not_reach_the_path_of_checkpoints(tmp_path):
+    folder = Task("fusion [L,L]", 0, 0, 0).folder(tmp_path)
+    assert not set("[]*?") & set(str(folder))

@@ -86,9 +86,13 @@ def _summary(comparison: Comparison, analysis: Analysis) -> list[str]:
 def _bare_sources(comparison: Comparison) -> list[str]:
     """Sources that fused models read, and no model alone; masks go with their image."""
     made = comparison.plan
-    read = {name for model in comparison.fused for name in made.sources[model]}
-    alone = {made.sources[model][0] for model in comparison.models if len(made.sources[model]) == 1}
-    return [name for name in made.cohort.sources if name in read - alone and made.cohort.sources[name].kind != "mask"]
+    sources = made.cohort.sources
+    bare = {
+        model: [name for name in made.sources[model] if sources[name].kind != "mask"] for model in comparison.models
+    }
+    read = {name for model in comparison.fused for name in bare[model]}
+    alone = {names[0] for names in bare.values() if len(names) == 1}
+    return [name for name in sources if name in read - alone]
 
 
 def _fixed_epochs(trainings: Mapping[str, tuple[Training, ...]]) -> list[str]:
