@@ -204,7 +204,7 @@ def _sections(study: Study, tables: dict[str, Table]) -> list[Section]:
                 [
                     (
                         "A single cohort of 167 patients says little about a model. A forest on the nine bits, one row "
-                        "a patient, was repeated on cohorts with the same counts and other patients. If its spread "
+                        "a patient, was repeated on patients drawn with the same shares of every factor. If its spread "
                         "over folds is that of the paper's clinical row, that row counted patients."
                     )
                 ],

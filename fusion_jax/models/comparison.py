@@ -417,10 +417,11 @@ def open_plan(out: str | Path, *, protocol: Protocol | None = None) -> Plan:
     )
 
 
-def cohort_address(cohort: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+def cohort_address(cohort: Mapping[str, Any] | str | Path | Cohort) -> dict[str, Any]:
     """The address of a cohort as JSON holds it: a folder, shards, or the name of a collection.
 
     Raises:
+      TypeError: a cohort itself.
       ValueError: neither such a folder nor such a name; the message lists the names.
 
     Example:
@@ -432,6 +433,12 @@ def cohort_address(cohort: Mapping[str, Any] | str | Path) -> dict[str, Any]:
         if len([key for key in known if key in cohort]) != 1 or not set(cohort) <= {*known, "arguments"}:
             raise ValueError(f"cohort has the keys {listed(cohort)}; expected one of {', '.join(known)}.")
         return dict(cohort)
+    if isinstance(cohort, Cohort):
+        raise TypeError(
+            f"cohort {cohort.name} is in memory, and every training opens its cohort by itself, perhaps in another "
+            "process. Name a folder with a cohort.toml, or a function that makes it: "
+            '{"function": "package.module:name"}.'
+        )
     path = Path(cohort)
     if (path.is_file() and path.suffix == ".toml") or (path / "cohort.toml").is_file():
         return {"folder": str(path.resolve())}

@@ -19,6 +19,7 @@ from fusion_jax.models.preparation import Preparation
 from fusion_jax.models.recipe import RECORD, open_recipe
 from fusion_jax.models.registry import make_recipe
 from fusion_jax.models.target import Target
+from fusion_jax.models.tuned import CHOSEN, TunedRecipe
 from fusion_jax.records import run_record, write_bytes, write_json, write_text
 
 __all__ = ["Exported", "export_run", "exported_inputs"]
@@ -77,6 +78,8 @@ def export_run(run: str | Path, out: str | Path) -> Exported:
     run, out = Path(run), Path(out)
     record = open_recipe(run)
     recipe = make_recipe(record["name"], record["arguments"])
+    if isinstance(recipe, TunedRecipe):
+        return export_run(run / CHOSEN, out)
     if not isinstance(recipe, DeepRecipe):
         raise ValueError(
             f"{run}: {record['name']} is no network; its numbers already stand as JSON in its folder (fitted.json), "

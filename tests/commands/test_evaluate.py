@@ -138,11 +138,11 @@ def test_trainings_can_be_judged_one_by_one(tmp_path, capsys):
 
 
 def test_p_values_of_all_trainings_pay_for_the_number_of_fused_models():
-    from fusion_jax.reporting.evaluation.results import combined_p_values
     from fusion_jax.evaluation.assembly import evaluate
     from fusion_jax.evaluation.panel import make_panel
     from fusion_jax.evaluation.protocol import Protocol
     from fusion_jax.records.predictions import check_predictions
+    from fusion_jax.reporting.evaluation.results import combined_p_values
 
     rng = np.random.default_rng(0)
     label = np.arange(40) % 2

@@ -330,4 +330,4 @@ def test_cox_regression_and_a_network_are_judged_by_concordance(tmp_path):
         (model, metric) for model in ("clinical-only", "cox") for metric in ("Harrell's C", "Uno's C")
     ]
     assert {row[3:] for row in rows} == {(84, 36)}
-    assert "Harrell's C" in (tmp_path / "progression" / "report.html").read_text(encoding="utf-8")
+    assert "Harrell&#39;s C" in (tmp_path / "progression" / "report.html").read_text(encoding="utf-8")

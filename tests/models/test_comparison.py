@@ -249,3 +249,5 @@ def test_addresses_are_found_by_what_lies_there(tmp_path):
     (tmp_path / "cohort.toml").touch()
     assert cohort_address(tmp_path) == {"folder": str(tmp_path.resolve())}
     assert cohort_address("hcc_survival") == {"load": "hcc_survival"}
+    with pytest.raises(TypeError, match=r"cohort told is in memory.*a function that makes it"):
+        cohort_address(told_cohort())

@@ -8,6 +8,7 @@ import pytest
 
 from fusion_jax.data import k_fold
 from fusion_jax.models.comparison import plan
+from fusion_jax.models.export import export_run
 from fusion_jax.models.prediction import predict_cohort
 from fusion_jax.models.registry import load_recipe, make_recipe
 from fusion_jax.models.task import run_split
@@ -121,6 +122,16 @@ def test_cases_of_its_training_are_known_to_predictions(make_tiny, tmp_path):
     split = k_fold(cohort, 2, seed=0).splits[0]
     run_split(tuned(), cohort, split, seed=0, folder=tmp_path, model="chosen")
     assert set(predict_cohort([tmp_path], cohort).known) == set(split.train)
+
+
+def test_an_export_of_a_tuned_run_is_of_what_was_chosen(make_tiny, tmp_path):
+    cohort = make_tiny(24).cohort
+    split = k_fold(cohort, 2, seed=0).splits[0]
+    small = {"recipe": "clinical-only", "arguments": {"features": 4, "epochs": 1}}
+    run_split(tuned({"small": small}), cohort, split, seed=0, folder=tmp_path / "run", model="chosen")
+    export_run(tmp_path / "run", tmp_path / "out")
+    found = predict_cohort([tmp_path / "out"], cohort).rows
+    assert [row["score"] for row in found] == [row["score"] for row in predict_cohort([tmp_path / "run"], cohort).rows]
 
 
 def test_candidates_that_predict_something_else_are_refused_before_any_training(make_tiny, tmp_path):

@@ -1,8 +1,11 @@
 """Figures of trained models: every number that a reader needs stands in the text beside them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from fusion_jax.models.analysis import Analysis, Training
 from fusion_jax.reporting.comparison.figures import (
     Balance,
     Course,
@@ -11,6 +14,8 @@ from fusion_jax.reporting.comparison.figures import (
     quality_figure,
     training_figure,
 )
+from fusion_jax.reporting.comparison.training import training_section
+from fusion_jax.training.cross_validation import Task
 
 
 def test_training_curves_say_where_they_begin_and_end():
@@ -54,3 +59,21 @@ def test_balance_stands_beside_the_metric():
     assert figure.alt == "gap and AUC, means: gated 0.200 with 0.750; add 0 with 0.600."
     with pytest.raises(ValueError, match="no models"):
         quality_figure([], xlabel="", ylabel="", caption="")
+
+
+@pytest.mark.parametrize(
+    ("line", "caption"),
+    [
+        (
+            {"loss": 0.5},
+            "Loss on training cases of 1 training; without inner validation cases the last epoch was kept.",
+        ),
+        ({"loss": 0.5, "validation_auc": 0.7}, "the dot is the epoch that was kept."),
+    ],
+)
+def test_the_caption_of_training_curves_says_what_is_drawn(line, caption):
+    task = Task("gated", 0, 0, 0)
+    training = Training(task, Path("gated"), {"best_epoch": 0}, (line, line))
+    section = training_section(Analysis({"gated": (training,)}))
+    assert section is not None
+    assert caption in section.items[0].caption

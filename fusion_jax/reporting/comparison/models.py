@@ -92,8 +92,8 @@ def models_section(comparison: Comparison, analysis: Analysis, tables: dict[str,
     text = [
         (
             f"All models were trained and tested on the same splits of patients ({made.splits.kind}; {splits}; "
-            f"splits.json, SHA-256 {made.splits.hash[:12]}…). Early stopping and every other choice saw an inner part "
-            "of the training patients only."
+            f"splits.json, SHA-256 {made.splits.hash[:12]}…). Early stopping and every other choice saw "
+            "training patients only."
         )
     ]
     if made.copies:

@@ -52,12 +52,13 @@ def quality_section(comparison: Comparison, analysis: Analysis, tables: dict[str
                     "–" if estimate is None else format_interval(estimate.value, estimate.low, estimate.high),
                 ]
             )
-    count = sum(map(len, found.values()))
+    counts = sorted({len(records) for records in found.values()})
+    count = counted(counts[0], "training") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} trainings"
     tables["fusion_quality"] = Table(
         ("model", "sources", "γ", "energy gap ΔE", "scale-free gap", "overlap of the first", "overlap of the second",
          comparison.evaluation.protocol.primary.replace("auc", "AUC")),
         rows,
-        f"Fusion quality of the fused layer on test cases, mean over {counted(count, 'training')}; features scaled per "
+        f"Fusion quality of the fused layer on test cases, mean over {count} of each model; features scaled per "
         "source on training cases, Scott's bandwidth. γ: size of the second source relative to the first; the gap is "
         "positive where the first source dominates, and 0 where both hold the same energy.",
     )  # fmt: skip

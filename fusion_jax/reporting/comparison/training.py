@@ -101,10 +101,14 @@ def training_section(analysis: Analysis) -> Section | None:
     if not courses:
         return None
     count = sum(len(course.loss) for course in courses.values())
-    caption = (
-        "Loss on training cases (solid) and metric on inner validation cases (dashed) of "
-        f"{counted(count, 'training')}; the dot is the epoch that was kept."
-    )
+    trainings = counted(count, "training")
+    if any(course.metric for course in courses.values()):
+        caption = (
+            f"Loss on training cases (solid) and metric on inner validation cases (dashed) of {trainings}; the dot is "
+            "the epoch that was kept."
+        )
+    else:
+        caption = f"Loss on training cases of {trainings}; without inner validation cases the last epoch was kept."
     return Section("Training curves", (), [training_figure(courses, metric="metric", caption=caption)])
 
 

@@ -189,8 +189,9 @@ def differences(found: Evaluation, tables: dict[str, Table]) -> Section | None:
     if found.benefits:
         text.append(
             f"The primary metric ({title(primary, protocol)}) and the single sources ({listed(protocol.singles)}) were "
-            "named in the call. A fused model has helped when it beats every single source on the same cases: the "
-            "largest p-value of these comparisons counts, adjusted by Holm over the fused models that were tried."
+            "fixed before the models were judged. A fused model has helped when it beats every single source on the "
+            "same cases: the largest p-value of these comparisons counts, adjusted by Holm over the fused models that "
+            "were tried."
         )
         sides = len(protocol.singles)
         if sides == 1:
