@@ -79,8 +79,8 @@ class Outputs(NamedTuple):
     """What a model says of a batch; everything in float32, whatever the model computes in.
 
     Attributes:
-      logits: of the fused model, shape `(b, k)`; `k` is 1 for two classes (the logit of the second) and for survival (the
-        logarithm of the relative risk), and the number of classes for softmax.
+      logits: of the fused model, shape `(b, k)`; `k` is 1 for two classes (the logit of the second) and for survival
+        (the logarithm of the relative risk), and the number of classes for softmax.
       source_logits: of the sources that have a head of their own, each shape `(b, k)`; empty by default.
       features: of every source as it enters the fusion, each shape `(b, f)`; zeros where the source is absent.
     """
