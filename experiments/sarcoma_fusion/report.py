@@ -57,9 +57,10 @@ def separable(found: Evaluation) -> str:
     pairs = [row for row in found.comparisons if (row.metric, row.test) == (found.protocol.primary, test)]
     told = [row for row in pairs if row.p_holm < 1 - found.protocol.level]
     alone = [row for row in pairs if row.p_value < 1 - found.protocol.level]
+    rest = "the others" if told else "they"
     return (
         f"Of {len(pairs)} pairs of models {len(told)} differ in AUC after Holm's correction, {len(alone)} before it "
-        f"({test}); with {found.panel.patient_count} patients the others cannot be told apart."
+        f"({test}); with {found.panel.patient_count} patients {rest} cannot be told apart."
     )
 
 

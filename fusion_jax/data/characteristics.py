@@ -42,6 +42,7 @@ SMALL_EXPECTED = 5  # below this expected count the chi-squared distribution is 
 MONTE_CARLO_TABLES = 99_999
 
 OVERALL = "overall"
+INDENT = "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}"
 
 
 class Group(NamedTuple):
@@ -146,6 +147,17 @@ class Characteristics(NamedTuple):
         """Largest absolute standardised difference between two groups of a column; None where none is defined."""
         found = [abs(d.smd) for d in self.differences if (d.variable, d.by) == (variable, by) and d.smd is not None]
         return max(found, default=None)
+
+    def display(self) -> tuple[list[str], list[list[str]]]:
+        """Heading and rows as they are printed; levels of a category are indented by no-break spaces.
+
+        Example:
+          >>> import pandas as pd
+          >>> characteristics(pd.DataFrame({"age": [51.0, 63.0]}), ["age"]).display()[1]
+          [['age, mean ± SD', '2', '0', '57.0 ± 8.5']]
+        """
+        heading, lines = _display(self)
+        return heading, [[INDENT * line.indented + line.cells[0], *line.cells[1:]] for line in lines]
 
     def to_markdown(self) -> str:
         """As a Markdown table with its notes below.

@@ -284,7 +284,7 @@ def plan(
     recipes = {name: _recipe(name, choice) for name, choice in chosen.items()}
     sources = {name: tuple(dict.fromkeys(recipe.sources(opened))) for name, recipe in recipes.items()}
     _check_targets(recipes, opened, target)
-    protocol = _protocol(protocol or Protocol(), target, sources)
+    protocol = _protocol(protocol or Protocol(), target, _without_masks(opened, sources))
     found, remarks = _checked(out, opened, copies, progress)
 
     def drawn(whole: Cohort) -> Splits:
@@ -410,7 +410,7 @@ def open_plan(out: str | Path, *, protocol: Protocol | None = None) -> Plan:
         choices=choices,
         recipes=recipes,
         sources=sources,
-        protocol=_protocol(protocol, target, sources),
+        protocol=_protocol(protocol, target, _without_masks(cohort, sources)),
         covariates=tuple(stored["covariates"]),
         copies=found,
         remarks=remarks,
@@ -595,6 +595,13 @@ def _check_targets(recipes: Mapping[str, Recipe], cohort: Cohort, target: Target
                 f"model {name!r} predicts {found.kind}, and the task of this comparison is {target.kind}. Ask for "
                 f"task = {found.kind!r}, or leave the model out."
             )
+
+
+def _without_masks(cohort: Cohort, sources: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """What each model reads; the mask of an image is no source of its own."""
+    return {
+        model: tuple(name for name in read if cohort.sources[name].kind != "mask") for model, read in sources.items()
+    }
 
 
 def _protocol(protocol: Protocol, target: Target, sources: Mapping[str, tuple[str, ...]]) -> Protocol:

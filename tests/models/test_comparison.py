@@ -203,6 +203,18 @@ def test_default_models_are_those_that_suit_the_cohort():
     assert {"concatenate", "gated", "probability", "logistic-regression+measurements"} <= set(names)
 
 
+def test_an_image_measured_inside_its_mask_is_a_single_source(tmp_path):
+    one = {"features": "measurements", "images": ["pet"]}
+    models = {
+        "SUV": {"recipe": "logistic-regression+measurements", "arguments": one},
+        "CT": "ct-only",
+        "both": {"recipe": "concatenate", "arguments": {"inputs": ["pet", "ct"]}},
+    }
+    made = plan("soft_tissue_sarcoma", models, out=tmp_path, folds=3, copies=False)
+    assert made.sources["SUV"] == ("pet", "mask")
+    assert made.protocol.singles == ("SUV", "CT")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -394,6 +394,9 @@ def _odd_numbers(known: Any) -> str:
 def _is_outcome(words: Sequence[str]) -> str:
     if BEFORE & set(words):
         return ""
+    # A time of nothing else, in whatever unit, is that of the follow-up; an echo time or an age is not.
+    if set(words) - UNIT_OF.keys() in ({"time"}, {"duration"}):
+        return "a time"
     return next((word for word in words if word in OUTCOME), "")
 
 

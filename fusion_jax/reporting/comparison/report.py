@@ -8,6 +8,7 @@ from fusion_jax.models.analysis import Analysis, Training
 from fusion_jax.models.comparison import PREDICTIONS, Comparison
 from fusion_jax.reporting.comparison.leaning import case_section, leaning_section
 from fusion_jax.reporting.comparison.models import answer_section, models_section
+from fusion_jax.reporting.comparison.patients import patients_section
 from fusion_jax.reporting.comparison.quality import quality_section
 from fusion_jax.reporting.comparison.training import gap_section, null_section, training_section
 from fusion_jax.reporting.evaluation.results import Additions, write_evaluation
@@ -39,7 +40,11 @@ def write_comparison(comparison: Comparison, analysis: Analysis) -> Path:
 def comparison_additions(comparison: Comparison, analysis: Analysis) -> Additions:
     """What the report of a comparison says beside the evaluation of its predictions."""
     tables: dict[str, Table] = {}
-    first = (answer_section(comparison, tables), models_section(comparison, analysis, tables))
+    first = (
+        answer_section(comparison, tables),
+        patients_section(comparison, tables),
+        models_section(comparison, analysis, tables),
+    )
     last = (
         quality_section(comparison, analysis, tables),
         leaning_section(comparison, analysis, tables),
