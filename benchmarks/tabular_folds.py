@@ -208,7 +208,9 @@ def main(arguments: list[str] | None = None) -> int:
     # A compilation that comes from a cache would make first calls look quick.
     jax.config.update("jax_enable_compilation_cache", False)
     rounds = 2 if chosen.quick else chosen.rounds
-    peer, missing = (None, ["PyTorch (--no-torch)"]) if chosen.no_torch else find_torch(jax.default_backend())
+    peer, missing = (
+        (None, ["PyTorch (left out by --no-torch)"]) if chosen.no_torch else find_torch(jax.default_backend())
+    )
     header = describe_run(missing, rounds) | {"settings": settings}
     if peer is not None:
         header["PyTorch"] = f"{peer.version}, {peer.threads} threads"
