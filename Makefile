@@ -12,7 +12,7 @@ help: ## list the targets
 
 reproduce: .venv/installed ## run the main job: the numerical validation, then fusion on the bundled patients, into results/
 	$(RUN) -m experiments.fusion_quality.run
-	$(RUN) -m experiments.sarcoma_fusion.run
+	$(RUN) -m experiments.sarcoma_fusion.run --no-survival
 
 test: lint types test-checkout test-wheel ## run everything a change must pass: lint, types, tests, notebooks, wheel
 

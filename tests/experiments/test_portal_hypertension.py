@@ -66,6 +66,7 @@ def _splits(n: int, count: int) -> list[Rows]:
 # The ten rows.
 
 
+@pytest.mark.slow  # ten networks are compiled
 def test_ten_rows_are_trained_on_the_same_splits_and_set_beside_the_paper(results):
     rows = _numbers(results)["table"]
     assert [row["model"] for row in rows] == list(PAPER)
@@ -80,12 +81,14 @@ def test_ten_rows_are_trained_on_the_same_splits_and_set_beside_the_paper(result
     assert "Did fusion help?" in page
 
 
+@pytest.mark.slow  # ten networks are compiled
 def test_the_report_says_what_no_model_can_exceed(results):
     optimal = _numbers(results)["optimal"]
     assert optimal["both"] > max(optimal["features"], optimal["clinical"])
     assert f"{optimal['both']:.3f} from both" in (results / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # ten networks are compiled
 def test_a_second_call_trains_nothing(results):
     stamps = {path: path.stat().st_mtime_ns for path in (results / "table" / "tasks").rglob("weights.npz")}
     assert len(stamps) == 10

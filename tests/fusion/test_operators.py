@@ -62,7 +62,7 @@ def prepared(name, count, key):
     return fuse, variables, features, present
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [1, 2, pytest.param(3, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("name", CASES)
 def test_contract(name, count, key):
     fuse, variables, features, present = prepared(name, count, key)

@@ -223,7 +223,9 @@ def test_poison_task_dies_twice_in_company_once_alone_and_fails(tmp_path, pool_f
     assert "died, alone too" in failure.message
     assert failure.traceback is None
     assert runs(FOLDS[1], tmp_path) == 3
-    assert len(pools) == 3  # two that broke, and the one that finished the others and then died of the poison alone
+    # Two that broke, and the one that finished the others and then died of the poison alone; on a busy machine another
+    # task may have died in company and was done alone as well.
+    assert len(pools) >= 3
     assert json.loads((tmp_path / "failures.json").read_text())[0]["fold"] == 1
 
 
