@@ -62,7 +62,7 @@ from fusion_jax.training.state import FitState, initial_state, make_step
 CLINICAL = 33
 TRAINING_AIM, INFERENCE_AIM = 1.1, 1.2
 """Most that ours may take, over PyTorch's time."""
-TOLERANCES = {"logits": 1e-4, "folded logits": 1e-5, "loss": 1e-4, "gradient norm": 1e-3, "running variance": 1e-4}
+TOLERANCES = {"logits": 1e-4, "folded logits": 1e-5, "loss": 1e-4, "gradient norm": 5e-3, "running variance": 1e-4}
 GPU_TOLERANCE = 2e-2
 """Products on a GPU are of TensorFloat-32, which has 10 bits, and there are 50 of them in a row."""
 

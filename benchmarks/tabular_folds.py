@@ -47,8 +47,9 @@ from fusion_jax.training.vmapped import ManyFits, fit_many
 
 CLINICAL, WIDTHS, BATCH = 33, (64, 32), 32
 AIM = 20.0
-TOLERANCE = 2e-3
-"""Hundreds of steps of Adam in single precision, of which each divides by the root of a small number."""
+TOLERANCE, DRIFT = 2e-3, 0.1
+"""Of the few steps of `--quick`, and of 50 epochs, over which rounding drifts apart: Adam divides by the root of small
+numbers."""
 
 
 class Study(NamedTuple):
@@ -130,12 +131,20 @@ def measure(peer: TorchPeer | None, rounds: int, study: Study) -> tuple[Table, l
     alone = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state.variables for state in timings[loop.name].result])
     for path, mine in weights(found.variables).items():
         agreements.append(
-            Agreement(f"{path}, one program and a loop", relative_difference(mine, weights(alone)[path]), TOLERANCE)
+            Agreement(
+                f"{path}, one program and a loop",
+                relative_difference(mine, weights(alone)[path]),
+                TOLERANCE if study is not FULL else DRIFT,
+            )
         )
     for name in names:
         for (path, mine), theirs in zip(weights(found.variables).items(), timings[name].result, strict=True):
             value = theirs.swapaxes(1, 2) if theirs.ndim == 3 else theirs
-            agreements.append(Agreement(f"{path}, {name}", relative_difference(mine, value), TOLERANCE))
+            agreements.append(
+                Agreement(
+                    f"{path}, {name}", relative_difference(mine, value), TOLERANCE if study is not FULL else DRIFT
+                )
+            )
     best = quickest(timings, names)
     table_rows: list[Row] = [timing_cells(contender, timings, [loop.name, *names]) for contender in entered]
     count = len(rows)
