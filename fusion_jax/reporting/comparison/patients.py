@@ -30,7 +30,7 @@ def patients_section(comparison: Comparison, tables: dict[str, Table]) -> Sectio
     columns = [name for name in cohort.columns("input") if name != by][:MOST_COLUMNS]
     left_out = len(cohort.columns("input")) - len(columns)
     if columns:
-        grouped = bool(by) and cohort.table[by].nunique() <= MOST_GROUPS
+        grouped = bool(by) and len(set(cohort.table[by].dropna())) <= MOST_GROUPS
         try:
             found = characteristics(cohort.table, columns, by=by if grouped else (), units=dict(cohort.units))
         except ValueError as error:  # such as free text; no reason to lose a report
