@@ -1,16 +1,13 @@
 """Trains the seven models, the variants and the audit on a cohort, and writes one report."""
 
 import dataclasses
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
 from experiments.breast_mri.config import PRESETS, Config, Settings
@@ -29,8 +26,7 @@ from experiments.breast_mri.results import (
     tests_section,
 )
 from experiments.breast_mri.study import Study, open_study, side_models, table_models
-from fusion_jax.commands.main import enable_compilation_cache
-from fusion_jax.cpu import tune_cpu
+from experiments.command_line import Told, of_trainings, progress_bars, run_from_command_line
 from fusion_jax.data import Cohort, given
 from fusion_jax.data.splits import Splits
 from fusion_jax.evaluation.importance import Importance
@@ -41,17 +37,10 @@ from fusion_jax.records import run_record, write_json
 from fusion_jax.reporting.comparison.report import comparison_additions
 from fusion_jax.reporting.evaluation.results import write_evaluation
 from fusion_jax.reporting.html import Section, Table
-from fusion_jax.training.cross_validation import Task, TaskProgress
+from fusion_jax.training.cross_validation import Task
 from fusion_jax.training.executors import spawned
 
-__all__ = ["main", "run"]
-
-
-def main() -> None:
-    config = tyro.cli(Config, description=__doc__)
-    tune_cpu()
-    enable_compilation_cache()
-    run(config)
+__all__ = ["run"]
 
 
 def run(config: Config, settings: Settings | None = None) -> Path:
@@ -66,15 +55,7 @@ def run(config: Config, settings: Settings | None = None) -> Path:
     study = open_study(config, settings)
     out = config.out / f"{study.name}-{config.preset}"
     console = Console()
-    columns = (SpinnerColumn(), TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        bars: dict[str, Any] = {}
-
-        def told(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total)
-
+    with progress_bars(console) as told:
         side, comparison = compared(config, settings, study, out, told)
         told("judging the best runs", 0, 1)
         best = best_runs(comparison)
@@ -88,7 +69,7 @@ def run(config: Config, settings: Settings | None = None) -> Path:
 
 
 def compared(
-    config: Config, settings: Settings, study: Study, out: Path, told: Callable[[str, int, int], None]
+    config: Config, settings: Settings, study: Study, out: Path, told: Told
 ) -> tuple[Comparison | None, Comparison]:
     """Variants and audit with what they are compared with, and the models of the paper's table; in one folder.
 
@@ -101,18 +82,15 @@ def compared(
         "executor_factory": spawned(config.workers) if config.workers > 1 else None,
     }
 
-    def reporter(what: str) -> Callable[[TaskProgress], None]:
-        return lambda progress: told(what, progress.done + progress.failed, progress.total)
-
     beside = side_models(study, settings)
     side = None
     if beside:
         seeds = range(settings.side_seeds)
-        side = compare(study.address, beside, seeds=seeds, report=reporter("variants and audit"), **shared)
+        side = compare(study.address, beside, seeds=seeds, report=of_trainings(told, "variants and audit"), **shared)
     models = table_models(study, settings)
     covariates = study.covariates
     seeds = range(settings.seeds)
-    main = reporter("models of the table")
+    main = of_trainings(told, "models of the table")
     return side, compare(study.address, models, seeds=seeds, covariates=covariates, report=main, **shared)
 
 
@@ -122,7 +100,7 @@ def parts(cohort: Cohort) -> Splits:
 
 
 def importances_of(
-    comparison: Comparison, best: Best, settings: Settings, seed: int, told: Callable[[str, int, int], None]
+    comparison: Comparison, best: Best, settings: Settings, seed: int, told: Told
 ) -> dict[str, Importance]:
     """Permutation importance of every feature in the best run of the four models."""
     made = comparison.plan
@@ -218,5 +196,4 @@ def screen(comparison: Comparison, best: Best, study: Study) -> ScreenTable:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)
-    main()
+    run_from_command_line(Config, run, __doc__)

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
+from experiments.command_line import run_from_command_line
 from experiments.fusion_quality import figures
 from experiments.fusion_quality.cohort import PAIRS, PRIMARY, measure_cohort
 from experiments.fusion_quality.config import Config
 from experiments.fusion_quality.validation import SPEC_TABLE, validate
-from fusion_jax.commands.main import enable_compilation_cache
-from fusion_jax.cpu import tune_cpu
 from fusion_jax.quality import Stability
 from fusion_jax.records import run_record, write_csv, write_json
 from fusion_jax.reporting.figures import distribution_figure, gamma_figure, save_figure, stability_figure
@@ -26,13 +24,6 @@ from fusion_jax.reporting.html import Figure, Section, Table, write_report
 TITLE = "Fusion quality: numerical validation, and PET-CT of 48 patients"
 STEPS = {"both": 11, "validation": 5, "cohort": 6}
 Named = dict[str, Figure]
-
-
-def main() -> None:
-    config = tyro.cli(Config, description=__doc__)
-    tune_cpu()
-    enable_compilation_cache()
-    run(config)
 
 
 def run(config: Config) -> Path:
@@ -526,5 +517,4 @@ def _screen_table(results: Mapping[str, Any]) -> ScreenTable:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
-    main()
+    run_from_command_line(Config, run, __doc__, logged=logging.WARNING)

@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import tyro
 from rich.console import Console
 
+from experiments.command_line import pretrained, run_from_command_line
 from experiments.hcc_recurrence.cohort import prepared, radiomics_by_mirp, user_phases
 from experiments.hcc_recurrence.config import PRESETS, Config, Settings
 from experiments.hcc_recurrence.models import SELECTION, SINGLES, models_of
@@ -25,8 +23,6 @@ from experiments.hcc_recurrence.study import (
 )
 from fusion_jax.commands._compare.screen import training_bar
 from fusion_jax.commands._shared.screen import progress_bar
-from fusion_jax.commands.main import enable_compilation_cache
-from fusion_jax.cpu import tune_cpu
 from fusion_jax.data import Cohort
 from fusion_jax.data.synthetic import liver_cancer_ct
 from fusion_jax.evaluation.protocol import Protocol
@@ -34,19 +30,12 @@ from fusion_jax.models.analysis import analyse
 from fusion_jax.models.comparison import carry_out, plan
 from fusion_jax.training.executors import spawned
 
-__all__ = ["main", "pretrained", "run"]
+__all__ = ["run"]
 
 IMAGENET = "torchvision's resnet50-0676ba61.pth (IMAGENET1K_V1; the name begins its SHA-256)"
 
 BOUNDS = (0.746, 0.857, 0.879)
 """AUC of the best possible rule on the synthetic cohort; see `fusion_jax.data.synthetic.liver_cancer_ct`."""
-
-
-def main() -> None:
-    config = tyro.cli(Config, description=__doc__)
-    tune_cpu()
-    enable_compilation_cache()
-    run(config)
 
 
 def run(config: Config, settings: Settings | None = None) -> Path:
@@ -58,7 +47,7 @@ def run(config: Config, settings: Settings | None = None) -> Path:
     """
     started = time.perf_counter()
     settings = settings or PRESETS[config.preset]
-    weights = pretrained(config)
+    weights = pretrained(config, IMAGENET)
     synthetic = config.cohort == "synthetic"
     name = "synthetic" if synthetic else Path(config.cohort).resolve().name
     out = config.out / f"{name}-{config.preset}{'-global' if config.selection == 'global' else ''}"
@@ -126,24 +115,6 @@ def run(config: Config, settings: Settings | None = None) -> Path:
     return path
 
 
-def pretrained(config: Config) -> dict[str, Any] | None:
-    """Weights of the trunk, as recipes take them; None where there are none.
-
-    Raises:
-      ValueError: the published recipe without weights and without saying so.
-    """
-    if config.weights is None:
-        if config.preset == "paper" and config.init != "random":
-            raise ValueError(
-                "the published trunk starts from ImageNet weights. Give them: --weights FILE --weights-sha256 HEX, "
-                f"such as {IMAGENET}; or say --init random."
-            )
-        return None
-    if config.weights_sha256 is None:
-        raise ValueError(f"--weights {config.weights} without --weights-sha256; give the SHA-256 that it should have.")
-    return {"file": str(config.weights), "sha256": config.weights_sha256, "origin": config.weights_origin}
-
-
 def _slices(config: Config, settings: Settings) -> Cohort:
     if config.cohort == "synthetic":
         return liver_cancer_ct(settings.patients, size=settings.slice_size, seed=config.seed).cohort
@@ -170,5 +141,4 @@ def _features(
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)
-    main()
+    run_from_command_line(Config, run, __doc__)

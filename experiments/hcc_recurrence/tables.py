@@ -7,7 +7,6 @@ No real table has the paper's label, recurrence after resection. `year` is bundl
 `progression` and `death` (84 patients before chemoembolisation, with times) are read from $FUSION_JAX_DATA.
 """
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,14 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command_line import run_from_command_line
 from fusion_jax.commands._compare.screen import training_bar
 from fusion_jax.commands._shared.screen import progress_bar
-from fusion_jax.commands.main import enable_compilation_cache
-from fusion_jax.cpu import tune_cpu
 from fusion_jax.evaluation.protocol import Protocol
 from fusion_jax.models.analysis import analyse
 from fusion_jax.models.comparison import Comparison, compare
@@ -30,7 +27,7 @@ from fusion_jax.reporting.comparison import write_comparison
 from fusion_jax.reporting.evaluation.words import primary_estimates
 from fusion_jax.reporting.tables import format_interval
 
-__all__ = ["OUTCOMES", "Config", "compare_outcome", "figures", "main"]
+__all__ = ["OUTCOMES", "Config", "compare_outcome", "figures", "run"]
 
 Outcome = Literal["year", "progression", "death"]
 
@@ -71,7 +68,7 @@ class Config:
     out: Path = field(default=Path("results/hcc_recurrence/tables"))
 
 
-def main(config: Config) -> None:
+def run(config: Config) -> None:
     started = time.perf_counter()
     console = Console()
     shown = Table(title="Real tables, patients pooled over folds")
@@ -138,8 +135,4 @@ def figures(found: Comparison) -> list[tuple[str, str, str, int, int]]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)
-    chosen = tyro.cli(Config, description=__doc__)
-    tune_cpu()
-    enable_compilation_cache()
-    main(chosen)
+    run_from_command_line(Config, run, __doc__)

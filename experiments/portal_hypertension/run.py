@@ -1,16 +1,14 @@
 """Runs Table 1, Figures 6 and 7 and the test of the central claim on a cohort, and writes one report."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from experiments.command_line import Told, of_trainings, pretrained, progress_bars, run_from_command_line
 from experiments.portal_hypertension.claim import Claim, Study, judge, kept_study, run_study
 from experiments.portal_hypertension.config import PRESETS, Config, Settings
 from experiments.portal_hypertension.heads import PENALTIES
@@ -18,13 +16,10 @@ from experiments.portal_hypertension.report import HEADS, answers, screen, write
 from experiments.portal_hypertension.study import FEATURES, Opened, open_study
 from experiments.portal_hypertension.table import judge_heads, rows_of_table, run_table, trained_folders
 from experiments.portal_hypertension.trained_heads import HeadTraining, run_trained_study
-from fusion_jax.commands.main import enable_compilation_cache
-from fusion_jax.cpu import tune_cpu
 from fusion_jax.evaluation.assembly import Evaluation
 from fusion_jax.models.deep import features
-from fusion_jax.training.cross_validation import TaskProgress
 
-__all__ = ["main", "run"]
+__all__ = ["run"]
 
 IMAGENET = "torchvision's resnet152-394f9c45.pth (IMAGENET1K_V1; the name begins its SHA-256)"
 
@@ -44,13 +39,6 @@ FINE_TUNED = ("image only", "image + PE, gamma 0.09", "image + PE, gamma 1", "im
 FINE_TUNED_SPLITS = 3
 
 
-def main() -> None:
-    config = tyro.cli(Config, description=__doc__)
-    tune_cpu()
-    enable_compilation_cache()
-    run(config)
-
-
 def run(config: Config, settings: Settings | None = None) -> Path:
     """Run what the config names; returns the path of the report.
 
@@ -60,21 +48,14 @@ def run(config: Config, settings: Settings | None = None) -> Path:
     """
     started = time.perf_counter()
     settings = settings or PRESETS[config.preset]
-    weights = pretrained(config)
+    weights = pretrained(config, IMAGENET)
     splits = config.splits or settings.splits
     table_splits = min(config.table_splits or settings.table_splits, splits)
     name = config.cohort if config.cohort in ("livers", "sarcoma", "dial") else Path(config.cohort).resolve().name
     out = config.out / f"{name}-{config.preset}"
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
-    columns = (SpinnerColumn(), TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        bars: dict[str, Any] = {}
-
-        def told(what: str, done: int, total: int) -> None:
-            bars.setdefault(what, progress.add_task(what, total=total) if what not in bars else None)
-            progress.update(bars[what], completed=done, total=total)
-
+    with progress_bars(console) as told:
         opened = open_study(config.cohort, settings, out, seed=config.seed, progress=told)
         vectors = opened.source == FEATURES
         training = dict(settings.training)
@@ -90,7 +71,7 @@ def run(config: Config, settings: Settings | None = None) -> Path:
             models,
             out / "table",
             lambda cohort: opened.splits(table_splits, config.seed),
-            report=_reporter(told, "Table 1: trainings"),
+            report=of_trainings(told, "Table 1: trainings"),
             **shared,
         )
         if vectors:
@@ -104,7 +85,7 @@ def run(config: Config, settings: Settings | None = None) -> Path:
                     {"image only": models["image only"]},
                     out / "encoders",
                     lambda cohort: opened.splits(splits, config.seed),
-                    report=_reporter(told, "encoders of further splits"),
+                    report=of_trainings(told, "encoders of further splits"),
                     **shared,
                 )
             folders = trained_folders(encoders, "image only")
@@ -122,7 +103,7 @@ def run(config: Config, settings: Settings | None = None) -> Path:
                 {model: chosen[model] for model in FINE_TUNED},
                 out / "fine_tuned",
                 lambda cohort: opened.splits(min(FINE_TUNED_SPLITS, table_splits), config.seed),
-                report=_reporter(told, "end to end: trainings"),
+                report=of_trainings(told, "end to end: trainings"),
                 singles=("image only",),
                 **shared,
             )
@@ -133,24 +114,6 @@ def run(config: Config, settings: Settings | None = None) -> Path:
         console.print(f"- {line}")
     console.print(f"Report: {report}")
     return report
-
-
-def pretrained(config: Config) -> dict[str, Any] | None:
-    """Weights of the trunk, as recipes take them; None where there are none.
-
-    Raises:
-      ValueError: the published recipe without weights and without saying so.
-    """
-    if config.weights is None:
-        if config.preset == "paper" and config.init != "random":
-            raise ValueError(
-                "the published trunk starts from ImageNet weights. Give them: --weights FILE --weights-sha256 HEX, "
-                f"such as {IMAGENET}; or say --init random."
-            )
-        return None
-    if config.weights_sha256 is None:
-        raise ValueError(f"--weights {config.weights} without --weights-sha256; give the SHA-256 that it should have.")
-    return {"file": str(config.weights), "sha256": config.weights_sha256, "origin": config.weights_origin}
 
 
 def image_width(settings: Settings) -> int:
@@ -164,7 +127,7 @@ def claims_of(
     opened: Opened,
     found: Sequence[Any],
     out: Path,
-    told: Callable[[str, int, int], None],
+    told: Told,
 ) -> tuple[dict[str, Claim], Evaluation]:
     """The claim under every head, by the head's name, and whether fusion helped under exact heads."""
     count = len(found)
@@ -209,10 +172,5 @@ def _with_images(opened: Opened, address: Mapping[str, Any]) -> Any:
     return open_address(dict(address))
 
 
-def _reporter(told: Callable[[str, int, int], None], what: str) -> Callable[[TaskProgress], None]:
-    return lambda progress: told(what, progress.done + progress.failed, progress.total)
-
-
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)
-    main()
+    run_from_command_line(Config, run, __doc__)

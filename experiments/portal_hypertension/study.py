@@ -1,6 +1,7 @@
 """From a cohort's name to what every part of the experiment reads: images or their features, markers, splits."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,12 +124,18 @@ def open_study(
     if name == "livers" and settings.other_livers:
         return _livers_with_trunk(settings, out, seed, told)
     if name == "livers":
-        made = lambda: with_markers(make_cohort(settings.livers, size=settings.size, seed=seed))  # noqa: E731
+
+        def made() -> Cohort:
+            return with_markers(make_cohort(settings.livers, size=settings.size, seed=seed))
+
         what = f"{settings.livers} synthetic livers"
     elif name == "sarcoma":
-        made, what = (lambda: sarcoma(size=64)), "48 patients with soft-tissue sarcoma, PET"
+        made, what = partial(sarcoma, size=64), "48 patients with soft-tissue sarcoma, PET"
     else:
-        made = lambda: with_markers(user_cohort(Path(name), size=settings.size))  # noqa: E731
+
+        def made() -> Cohort:
+            return with_markers(user_cohort(Path(name), size=settings.size))
+
         what = f"the patients of {Path(name).name}"
     cohort = prepared(made, out / "cohort", told("reading the images"))
     fractions = (0.6, 0.2, 0.2) if len(set(cohort.patient_id)) < FEW else settings.fractions

@@ -1,24 +1,21 @@
 """Compares models of the bundled sarcoma cohort, and writes one report."""
 
-import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table as ScreenTable
 
+from experiments.command_line import run_from_command_line
 from experiments.sarcoma_fusion import report
 from experiments.sarcoma_fusion.cohort import ADDRESS
 from experiments.sarcoma_fusion.config import SINGLES, SURVIVAL_SINGLES, Config, label_models, survival_models
 from experiments.sarcoma_fusion.single_numbers import single_numbers
 from fusion_jax.commands._compare.screen import print_plan, training_bar
 from fusion_jax.commands._shared.screen import progress_bar
-from fusion_jax.commands.main import enable_compilation_cache
-from fusion_jax.cpu import tune_cpu
 from fusion_jax.evaluation.protocol import Protocol
 from fusion_jax.models.analysis import Analysis, analyse
 from fusion_jax.models.comparison import PREDICTIONS, Comparison, carry_out, plan
@@ -33,13 +30,6 @@ from fusion_jax.training.executors import spawned
 
 TITLE = "Did fusion help? PET-CT and clinical data of 48 patients with sarcoma"
 MARGIN = 0.05
-
-
-def main() -> None:
-    config = tyro.cli(Config, description=Config.__doc__)
-    tune_cpu()
-    enable_compilation_cache()
-    run(config)
 
 
 def run(config: Config) -> Path:
@@ -146,5 +136,4 @@ def _screen_table(label: Comparison) -> ScreenTable:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)
-    main()
+    run_from_command_line(Config, run, Config.__doc__)

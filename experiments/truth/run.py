@@ -5,11 +5,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from experiments.command_line import run_from_command_line
 from experiments.truth.config import FUSED, SCENARIOS, Config
 from experiments.truth.study import (
     Limit,
@@ -19,21 +19,11 @@ from experiments.truth.study import (
     smallest_chance_rate,
     tally,
 )
-from fusion_jax.commands.main import enable_compilation_cache
-from fusion_jax.cpu import tune_cpu
 from fusion_jax.data.synthetic import Signal, bayes_auc
 from fusion_jax.records import run_record, write_csv, write_json
 
 SMALL = 2_000
 """Cases of the smaller of the two large cohorts: half of them train."""
-
-
-def main() -> None:
-    config = tyro.cli(Config, description=__doc__)
-    tune_cpu()
-    enable_compilation_cache()
-    logging.getLogger("fusion_jax").setLevel(logging.WARNING)
-    run(config)
 
 
 def run(config: Config) -> Path:
@@ -123,4 +113,4 @@ def _screen(rows: list[dict[str, object]]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    run_from_command_line(Config, run, __doc__, logged=logging.WARNING)

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fusion_jax.evaluation.protocol import Primary
+
 __all__ = ["Config", "run"]
 
 OPTIONAL = tyro.conf.arg(metavar="VALUE", help_behavior_hint="")
@@ -77,16 +79,7 @@ class Config:
     augment: Annotated[str | None, OPTIONAL] = None
     workers: int = 1
     dask: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")] = None
-    primary: Literal[
-        "auc",
-        "average_precision",
-        "specificity_at_sensitivity",
-        "sensitivity_at_specificity",
-        "brier",
-        "log_loss",
-        "harrell_c",
-        "uno_c",
-    ] = "auc"
+    primary: Primary = "auc"
     margin: Annotated[float | None, OPTIONAL] = None
     single: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help_behavior_hint="")] = ()
     subgroups: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN...", help_behavior_hint="")] = ()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fusion_jax.evaluation.protocol import Primary
+
 if TYPE_CHECKING:
     from fusion_jax.evaluation.protocol import Protocol
 
@@ -76,16 +78,7 @@ class Config:
     ]
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     single: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help_behavior_hint="")] = ()
-    primary: Literal[
-        "auc",
-        "average_precision",
-        "specificity_at_sensitivity",
-        "sensitivity_at_specificity",
-        "brier",
-        "log_loss",
-        "harrell_c",
-        "uno_c",
-    ] = "auc"
+    primary: Primary = "auc"
     test: Literal["bootstrap", "delong", "permutation"] = "bootstrap"
     margin: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None
     case: Annotated[str | None, OPTIONAL] = None

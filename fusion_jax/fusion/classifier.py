@@ -172,7 +172,23 @@ class FusionClassifier(nn.Module):
             )
 
 
-class ProbabilityFusion(nn.Module):
+class _OfMembers(nn.Module):
+    """Fuses what whole classifiers say."""
+
+    members: Mapping[str, FusionClassifier]
+
+    def __post_init__(self) -> None:
+        """Freeze the mapping, which keeps its order and makes the module hashable."""
+        self.members = FrozenDict(self.members)
+        super().__post_init__()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that the members read."""
+        return _sources_of(self.members)
+
+
+class ProbabilityFusion(_OfMembers):
     r"""Probabilities of whole classifiers, fused by an operator and a head.
 
     .. math:: f = \mathrm{head}(\mathrm{fuse}(\sigma(z_1), \dots, \sigma(z_s)))
@@ -204,21 +220,10 @@ class ProbabilityFusion(nn.Module):
       Wang W. et al. 2020, Eq. 4 in the reading H3 (ii) of specs/hcc_fusion.md, with `classes=2` and no head.
     """
 
-    members: Mapping[str, FusionClassifier]
     fuse: Operator = Concatenate(missing=0.5)
     head: nn.Module | None = None
     classes: int = 1
     dtype: jax.typing.DTypeLike = jnp.float32
-
-    def __post_init__(self) -> None:
-        """Freeze the mapping, which keeps its order and makes the module hashable."""
-        self.members = FrozenDict(self.members)
-        super().__post_init__()
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of the sources that the members read."""
-        return _sources_of(self.members)
 
     @nn.compact
     def __call__(self, inputs: Inputs, *, present: Masks, valid: Bool[ArrayLike, "b"], train: bool) -> Outputs:
@@ -232,7 +237,7 @@ class ProbabilityFusion(nn.Module):
         return _outputs(fused, logits, features)
 
 
-class AverageFusion(nn.Module):
+class AverageFusion(_OfMembers):
     r"""Mean of the predictions of whole classifiers, over those whose sources a case has; trains nothing of its own.
 
     .. math:: p = \frac{\sum_i m_i p_i}{\sum_i m_i}, \qquad
@@ -256,18 +261,7 @@ class AverageFusion(nn.Module):
       True
     """
 
-    members: Mapping[str, FusionClassifier]
     scale: Literal["probability", "logit"] = "probability"
-
-    def __post_init__(self) -> None:
-        """Freeze the mapping, which keeps its order and makes the module hashable."""
-        self.members = FrozenDict(self.members)
-        super().__post_init__()
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of the sources that the members read."""
-        return _sources_of(self.members)
 
     @nn.compact
     def __call__(self, inputs: Inputs, *, present: Masks, valid: Bool[ArrayLike, "b"], train: bool) -> Outputs:

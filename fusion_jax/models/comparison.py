@@ -335,6 +335,8 @@ def carry_out(
     }
     if made.inner:
         config["inner"] = made.inner
+    if made.copies:
+        config["copies"] = made.copies
     done = cross_validate(
         made.tasks, run_task, executor_factory, root=made.folder / TASKS, config=config, report=report
     )

@@ -20,7 +20,7 @@ from fusion_jax.evaluation.shuffling import BenefitNull, benefit_null
 from fusion_jax.models.classical import ClassicalRecipe
 from fusion_jax.models.comparison import Comparison
 from fusion_jax.models.fold_models import FoldModels, answers, measure, source_groups
-from fusion_jax.models.task import INNER_SEED
+from fusion_jax.models.task import INNER_SEED, united
 from fusion_jax.models.variants import variants
 from fusion_jax.training.inner import inner_split
 from fusion_jax.training.keys import run_key
@@ -136,6 +136,6 @@ def _divided(comparison: Comparison, models: FoldModels, training: Cohort, split
     """The split as a training of the comparison had it; tables learn from all training cases anyway."""
     if isinstance(models.recipe, ClassicalRecipe):
         return split._replace(test=())
-    found = inner_split(training, split, seed=INNER_SEED, **comparison.plan.inner)
+    found = inner_split(united(training, comparison.plan.copies), split, seed=INNER_SEED, **comparison.plan.inner)
     train, validation = (tuple(training.case_id[int(row)] for row in part) for part in found[:2])
     return split._replace(train=train, validation=validation, test=(), inner=())

@@ -1,12 +1,13 @@
 """One training as a task that any worker can do: named by text and numbers, done when its predictions are written."""
 
+import dataclasses
 import functools
 import importlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from fusion_jax.training.checkpoint import CHECKPOINTS
 from fusion_jax.training.inner import inner_split
 from fusion_jax.training.keys import run_key
 
-__all__ = ["PREDICTIONS", "open_address", "prediction_rows", "run_split", "run_task"]
+__all__ = ["PREDICTIONS", "open_address", "prediction_rows", "run_split", "run_task", "united"]
 
 PREDICTIONS = "predictions.csv"
 
@@ -49,7 +50,7 @@ def run_task(config_json: str, model: str, repeat: int, fold: int, seed: int, fo
     Args:
       config_json: an object with `cohort`, an address as `open_address` reads it; `splits`, the path of a file of
         splits; `models`, name in the tables to `{"recipe": name, "arguments": {...}}`; and, if wanted, `inner`,
-        arguments of `training.inner.inner_split`.
+        arguments of `training.inner.inner_split`, and `copies`, groups of cases that hold one image.
       model: one of these names.
       repeat, fold: of the split.
       seed: of the training; compared models share it, and with it sampling and augmentation.
@@ -80,6 +81,7 @@ def run_task(config_json: str, model: str, repeat: int, fold: int, seed: int, fo
         folder=Path(folder),
         model=model,
         inner=config.get("inner"),
+        copies=config.get("copies", ()),
         patients_may_cross=may_cross,
     )
 
@@ -94,6 +96,7 @@ def run_split(
     model: str,
     report: Report | None = None,
     inner: Mapping[str, Any] | None = None,
+    copies: Sequence[Sequence[str]] = (),
     patients_may_cross: bool = False,
 ) -> None:
     """Train a recipe on a split of a cohort in hand, and write its predictions, last of all.
@@ -108,6 +111,7 @@ def run_split(
       report: told how the training is getting on.
       inner: arguments of `training.inner.inner_split`, which sets a part of the training cases aside for stopping and
         choosing where the split has no validation cases; the same part for every model and every seed.
+      copies: groups of cases that hold one image; no inner division parts them either.
       patients_may_cross: for a published protocol that divided cases; patients may then be in two parts.
     """
     started = time.perf_counter()
@@ -119,7 +123,7 @@ def run_split(
     if predicts is not None:
         check_labels(cohort, predicts(cohort), rows.test)  # before hours of training
     # What is not in this cohort cannot be looked at: neither by an encoder, nor by whoever chooses an epoch.
-    seen = cohort.take(np.sort(np.concatenate([rows.train, rows.validation])))
+    seen = united(cohort.take(np.sort(np.concatenate([rows.train, rows.validation]))), copies)
     found = inner_split(seen, split, seed=INNER_SEED, **(inner or {}))
     train, validation = ([seen.case_id[int(row)] for row in part] for part in found[:2])
     division = split._replace(train=tuple(train), validation=tuple(validation), test=(), inner=())
@@ -160,6 +164,29 @@ def run_split(
     # were for a training that is killed.
     for checkpoints in [path for path in folder.rglob(CHECKPOINTS) if path.is_dir()]:
         shutil.rmtree(checkpoints)
+
+
+def united(cohort: Cohort, copies: Sequence[Sequence[str]]) -> Cohort:
+    """The cohort in which patients whose cases hold one image are one patient, so that nothing parts them.
+
+    Args:
+      cohort: of some of these cases.
+      copies: groups of case ids.
+
+    Example:
+      >>> cohort = Cohort.from_arrays({"age": np.zeros((3, 1))}, label=[0, 1, 0], case_id=["a", "b", "c"])
+      >>> united(cohort, [("a", "c")]).patient_id.tolist()
+      ['a', 'b', 'a']
+    """
+    patients = dict(zip(cohort.case_id, cohort.patient_id.tolist(), strict=True))
+    ids = cohort.patient_id.astype(object)
+    for group in copies:
+        alike = {patients[case] for case in group if case in patients}
+        # Of patients that earlier groups joined, the joint one.
+        joint = sorted({ids[row] for row, patient in enumerate(cohort.patient_id.tolist()) if patient in alike})
+        if len(joint) > 1:
+            ids[np.isin(ids.astype(str), joint)] = joint[0]
+    return dataclasses.replace(cohort, patient_id=ids.astype(cohort.patient_id.dtype))
 
 
 def prediction_rows(

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from experiments.command_line import pretrained
 from experiments.hcc_recurrence.cohort import AlignedPhases, chemoembolisation, patients_of, user_phases
 from experiments.hcc_recurrence.config import PRESETS, Config
 from experiments.hcc_recurrence.encoding import FACTORS, NINE_BITS
 from experiments.hcc_recurrence.models import CLAIMS, CLINICAL, IMAGE, PAPER, RADIOMICS, SELECTION, models_of
-from experiments.hcc_recurrence.run import pretrained, run
+from experiments.hcc_recurrence.run import IMAGENET, run
 from experiments.hcc_recurrence.study import (
     clinical_cohorts,
     declared_factors,
@@ -247,11 +248,11 @@ def test_the_paper_preset_is_the_published_recipe():
 
 def test_the_published_trunk_asks_for_its_weights_or_for_random_ones():
     with pytest.raises(ValueError, match=r"ImageNet weights.*resnet50.*--init random"):
-        pretrained(Config(preset="paper"))
+        pretrained(Config(preset="paper"), IMAGENET)
     with pytest.raises(ValueError, match="without --weights-sha256"):
-        pretrained(Config(preset="paper", weights=Path("resnet50.pth")))
-    assert pretrained(Config(preset="paper", init="random")) is None
-    assert pretrained(Config(weights=Path("a.pth"), weights_sha256="00")) == {
+        pretrained(Config(preset="paper", weights=Path("resnet50.pth")), IMAGENET)
+    assert pretrained(Config(preset="paper", init="random"), IMAGENET) is None
+    assert pretrained(Config(weights=Path("a.pth"), weights_sha256="00"), IMAGENET) == {
         "file": "a.pth",
         "sha256": "00",
         "origin": "",

@@ -9,12 +9,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from experiments.command_line import pretrained
 from experiments.portal_hypertension.blocks import CONTROLS, block_sizes, marker_block
 from experiments.portal_hypertension.claim import bootstrapped_mean_auc, judge, mean_auc, run_study
 from experiments.portal_hypertension.cohort import other_livers, sarcoma, with_markers, with_surfaces
 from experiments.portal_hypertension.config import PAPER_GAMMAS, PRESETS, Config
 from experiments.portal_hypertension.heads import PENALTIES, ridge_heads, standardised
-from experiments.portal_hypertension.run import image_width, pretrained, run
+from experiments.portal_hypertension.run import IMAGENET, image_width, run
 from experiments.portal_hypertension.study import open_study
 from experiments.portal_hypertension.table import PAPER, rows_of_table
 from experiments.portal_hypertension.trained_heads import HeadTraining, fit_layers
@@ -113,11 +114,11 @@ def test_the_paper_preset_is_the_published_recipe():
 
 def test_the_published_trunk_asks_for_its_weights_or_for_random_ones():
     with pytest.raises(ValueError, match=r"ImageNet weights.*--init random"):
-        pretrained(Config(preset="paper"))
+        pretrained(Config(preset="paper"), IMAGENET)
     with pytest.raises(ValueError, match="without --weights-sha256"):
-        pretrained(Config(preset="paper", weights=Path("resnet152.pth")))
-    assert pretrained(Config(preset="paper", init="random")) is None
-    found = pretrained(Config(weights=Path("a.pth"), weights_sha256="00"))
+        pretrained(Config(preset="paper", weights=Path("resnet152.pth")), IMAGENET)
+    assert pretrained(Config(preset="paper", init="random"), IMAGENET) is None
+    found = pretrained(Config(weights=Path("a.pth"), weights_sha256="00"), IMAGENET)
     assert found == {"file": "a.pth", "sha256": "00", "origin": ""}
 
 

@@ -13,7 +13,7 @@ from fusion_jax.models import task
 from fusion_jax.models.registry import make_recipe
 from fusion_jax.models.schema import Schema, check_schema, schema_of
 from fusion_jax.models.target import Target, survival_of, target_of
-from fusion_jax.models.task import open_address, prediction_rows, run_split, run_task
+from fusion_jax.models.task import open_address, prediction_rows, run_split, run_task, united
 from fusion_jax.records.predictions import check_predictions
 
 TREES = {"trees": 5}
@@ -98,6 +98,41 @@ def test_inner_validation_rows_are_the_same_for_every_model_and_seed(make_tiny, 
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 4
     assert found[0] < set(split.train)
+
+
+def test_no_inner_division_parts_two_patients_with_one_image(make_tiny, tmp_path):
+    cohort = make_tiny(32).cohort
+    split = k_fold(cohort, 2, seed=0).splits[0]
+    settings = {"least": 4, "fraction": 0.25}
+    recipe = make_recipe("logistic-regression")
+
+    def held(name, copies):
+        folder = tmp_path / name
+        run_split(recipe, cohort, split, seed=0, folder=folder, model="ridge", inner=settings, copies=copies)
+        table = pd.read_csv(folder / "predictions.csv")
+        return {str(case) for case in table.case_id[table.split == "validation"]}
+
+    alone = held("alone", ())
+    # Without the groups these pairs are parted; every validation case is paired with a training case of its class.
+    label = dict(zip(cohort.case_id, cohort.label.tolist(), strict=True))
+    rest = [case for case in split.train if case not in alone]
+    copies = []
+    for case in sorted(alone):
+        other = next(one for one in rest if label[one] == label[case])
+        rest.remove(other)
+        copies.append((case, other))
+    together = held("together", copies)
+    assert together
+    for pair in copies:
+        assert len(together & set(pair)) in (0, 2), pair
+
+
+def test_patients_are_united_through_a_chain_of_copies(make_tiny):
+    cohort = make_tiny(8).cohort
+    ids = cohort.case_id
+    found = united(cohort, [(ids[0], ids[1]), (ids[2], ids[3]), (ids[1], ids[2]), (ids[5], "elsewhere")])
+    assert len(set(found.patient_id[:4].tolist())) == 1
+    assert len(set(found.patient_id.tolist())) == 5
 
 
 def test_survival_is_written_with_time_and_event(make_tiny, tmp_path):

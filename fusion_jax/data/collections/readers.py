@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import threading
 import zipfile
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,9 @@ from fusion_jax.data.image import Image, UnreadableFile
 from fusion_jax.data.readers.grid import canonical_grid
 
 __all__ = ["NpzStack", "StoredVolume", "ZipImages"]
+
+ONE_AT_A_TIME = threading.Lock()
+"""NumPy reads a header through the `ast` module, in which two threads of Python 3.11 get into each other's way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +98,7 @@ class StoredVolume:
     def __call__(self, row: int) -> Image:
         """The volume of a row, `(d, h, w, 1)`."""
         path = checked_file(self.folder, self.names[row])
-        with np.load(path, allow_pickle=False) as file:
+        with ONE_AT_A_TIME, np.load(path, allow_pickle=False) as file:
             stored, affine = file[self.key], file[self.affine_key]
         i, j, k = stored.shape
         grid = canonical_grid((i, j, k), affine)
@@ -104,7 +108,7 @@ class StoredVolume:
 @lru_cache(maxsize=8)
 def _array(path: Path, key: str, changed: int) -> Shaped[np.ndarray, "n h w"]:
     del changed  # a file that changed is another one
-    with np.load(path, allow_pickle=False) as file:
+    with ONE_AT_A_TIME, np.load(path, allow_pickle=False) as file:
         return file[key]
 
 
