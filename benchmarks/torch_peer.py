@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.torch_resnet import resnet_fusion
+from benchmarks.torch_supernet import supernet_step
 from benchmarks.torch_tabular import tabular_folds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -473,6 +474,7 @@ WORKS: dict[str, Callable[[Any, str, dict[str, Array], Options], Work]] = {
     "nms": nms,
     "roi_align": roi_align,
     "resnet_fusion": lambda *arguments: Work(*resnet_fusion(*arguments)),
+    "supernet_step": lambda *arguments: Work(*supernet_step(*arguments)),
     "tabular_folds": lambda *arguments: Work(*tabular_folds(*arguments)),
 }
 

@@ -5,7 +5,6 @@ Wang W. et al. 2020; specs/hcc_fusion.md. Patients, classes and slices of Table 
 
 import dataclasses
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from fusion_jax.data.images.phases import stack_phases
 from fusion_jax.data.images.pipeline import IMAGENET_MEAN, IMAGENET_STD
 from fusion_jax.data.synthetic import PHASES, liver_cancer_ct
 from fusion_jax.models.measurements import Measurement, measure
+from fusion_jax.models.radiomics import RadiomicSettings, radiomic_features
 from fusion_jax.records import write_csv
 
 __all__ = [
@@ -203,38 +203,32 @@ class _Same:
         return Image(self.values, self.spacing[row])
 
 
-def radiomics_by_mirp(make: Callable[[], Cohort], path: Path) -> None:
+def radiomics_by_mirp(make: Callable[[], Cohort], path: Path, report: Callable[[int, int], None] | None = None) -> None:
     """Write a table of radiomic features of the lesions, three phases side by side; takes the `radiomics` extra.
 
-    First-order, shape, GLCM, GLRLM, GLSZM and NGTDM by slice, 16 grey levels, inside the ellipse of the lesion's box.
+    First-order, GLCM, GLRLM, GLSZM and NGTDM by slice, 16 grey levels, inside the ellipse of the lesion's box; the
+    ellipse is the same in all phases, and so is its shape.
+
+    Args:
+      make: gives slices in three phases with boxes.
+      path: of the table.
+      report: told how many of how many slices are done.
 
     Raises:
       ImportError: mirp is not installed.
     """
-    try:
-        extract_features: Any = import_module("mirp").extract_features
-    except ImportError as error:
-        raise ImportError('Radiomic features need mirp: pip install "fusion-jax[radiomics]".') from error
     slices = make()
-    aligned, mask = AlignedPhases(slices, LESION_PIXELS), _ellipse()[None].astype(int)
-    rows = []
-    for row in range(len(slices)):
-        lesion = aligned.lesion(row, LESION_PIXELS).values
-        cells: dict[str, Any] = {"case_id": slices.case_id[row]}
-        for channel, phase in enumerate(PHASES):
-            [found] = extract_features(
-                image=lesion[None, ..., channel].astype(float),
-                mask=mask,
-                by_slice=True,
-                base_discretisation_method="fixed_bin_number",
-                base_discretisation_n_bins=16,
-                base_feature_families=["statistical", "morphological", "cm", "rlm", "szm", "ngtdm"],
-            )
-            # The ellipse is the same in all phases, and so is its shape.
-            kept = [name for name in found.columns if name.startswith(("stat_", "cm_", "rlm_", "szm_", "ngt_"))]
-            cells |= {f"{phase}:{name}": float(found[name].iloc[0]) for name in kept}
-        rows.append(cells)
-    write_csv(path, {name: [row[name] for row in rows] for name in rows[0]})
+    aligned = AlignedPhases(slices, LESION_PIXELS)
+    lesions = [aligned.lesion(row, LESION_PIXELS) for row in range(len(slices))]
+    spacing = [lesion.spacing for lesion in lesions]
+    parts: dict[str, Any] = {
+        phase: Arrays([lesion.values[..., [channel]] for lesion in lesions], spacing=spacing)
+        for channel, phase in enumerate(PHASES)
+    }
+    mask = Arrays([_ellipse()[..., None].astype(np.uint8)] * len(lesions), "mask", spacing)
+    crops = Cohort.from_arrays({**parts, "lesion": mask}, case_id=slices.case_id, name=slices.name)
+    settings = RadiomicSettings(bins=16, by_slice=True, families=("statistics", "glcm", "glrlm", "glszm", "ngtdm"))
+    radiomic_features(crops, path, settings, report=report)
 
 
 def _ellipse() -> Float[np.ndarray, "h w"]:

@@ -37,6 +37,7 @@ class Norm(nn.Module):
         forget the contrast of each image.
       momentum: weight of the old running statistics. PyTorch's `momentum` is one minus this.
       epsilon: added to the variance.
+      affine: whether there are a scale and a bias, :math:`\gamma` and :math:`\beta`; 1 and 0 otherwise.
       dtype: of the output.
 
     Example:
@@ -54,6 +55,7 @@ class Norm(nn.Module):
     groups: int = 32
     momentum: float = 0.9
     epsilon: float = 1e-5
+    affine: bool = True
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
@@ -76,17 +78,17 @@ class Norm(nn.Module):
             raise ValueError(f"Norm: kind is {self.kind!r}; expected one of {', '.join(get_args(NormKind))}.")
         if self.kind == "none":
             return x.astype(self.dtype)
-        channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         # Half precision has too few digits for a sum over a batch of images.
         x = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
-        scale, bias = scale.astype(x.dtype), bias.astype(x.dtype)
         if self.kind == "batch":
             standardised = self._by_batch(x, train, mask)
         else:
             mean, variance = self._group_moments(x)
             standardised = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        if not self.affine:
+            return standardised.astype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32).astype(x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(x.dtype)
         return (standardised * _last(scale, x.ndim) + _last(bias, x.ndim)).astype(self.dtype)
 
     def _by_batch(self, x: Array, train: bool, mask: ArrayLike | None) -> Array:

@@ -162,7 +162,9 @@ def is_network(comparison: Comparison, model: str) -> bool:
     """Whether a model of a comparison is a network, or chosen among networks alone."""
     choice = comparison.plan.choices[model]
     tried = [one["recipe"] for one in choice.arguments["candidates"].values()] if choice.recipe == "tuned" else []
-    return all(recipe not in RECIPES or RECIPES[recipe].kind == "deep" for recipe in tried or [choice.recipe])
+    return all(
+        recipe not in RECIPES or RECIPES[recipe].kind in ("deep", "searched") for recipe in tried or [choice.recipe]
+    )
 
 
 def _best(comparison: Comparison, models: list[str]) -> str:

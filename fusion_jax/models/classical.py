@@ -60,7 +60,9 @@ class ClassicalRecipe:
       table: path of a CSV of measurements by `case_id`, such as radiomic features.
       unit: what one row of training is: a case, or a patient with the mean features of its training cases, so that
         patients with many slices or visits count once. Cases are predicted one by one in either way.
-      screen: "lasso" shows trees only what logistic regression with an absolute penalty keeps of the training rows.
+      screen: "lasso" shows trees only what logistic regression with an absolute penalty keeps of the training rows, at
+        the penalty with the least loss in inner cross-validation; "lasso-1se" at the strongest one whose loss is within
+        a standard error of that, which keeps fewer.
       strength: inverse penalty C of linear models; chosen by inner cross-validation over patients where None.
       l1_share: share of the absolute penalty of an elastic net; 1 is the LASSO.
       trees: of a forest, and at most of boosting.
@@ -79,7 +81,7 @@ class ClassicalRecipe:
     images: tuple[str, ...] = ()
     table: str | None = None
     unit: Literal["case", "patient"] = "case"
-    screen: Literal["none", "lasso"] = "none"
+    screen: Literal["none", "lasso", "lasso-1se"] = "none"
     strength: float | None = None
     l1_share: float = 0.5
     trees: int = 500
@@ -168,7 +170,7 @@ class ClassicalRecipe:
                     fitted = _fit_linear(self, x, y, patients, seed)
                 else:
                     fitted = {"seed": seed}
-                    if self.screen == "lasso":
+                    if self.screen != "none":
                         fitted |= _kept_by_lasso(self, x, y, patients, seed)
                         x = x[:, fitted["kept"]]
                     arrays |= {f"{which}_x": x, f"{which}_y": y}
@@ -276,10 +278,17 @@ def _fit_linear(
 
 
 def _best_strength(recipe: ClassicalRecipe, x: np.ndarray, y: np.ndarray, patients: np.ndarray, seed: int) -> float:
-    """The inverse penalty with the smallest loss on held-out training patients."""
+    """The inverse penalty with the smallest loss on held-out training patients, or the simplest that is as good."""
     folds = _inner_folds(y, patients, seed)
-    losses = [np.mean([_loss(recipe, c, x, y, train, held) for train, held in folds] or [np.nan]) for c in STRENGTHS]
-    return STRENGTHS[int(np.nanargmin(losses))] if np.isfinite(losses).any() else 1.0
+    if not folds:
+        return 1.0
+    losses = np.array([[_loss(recipe, c, x, y, train, held) for train, held in folds] for c in STRENGTHS])
+    means = losses.mean(axis=1)
+    best = int(np.argmin(means))
+    if recipe.screen != "lasso-1se" or len(folds) < 2:
+        return STRENGTHS[best]
+    error = losses[best].std(ddof=1) / np.sqrt(len(folds))
+    return STRENGTHS[int(np.flatnonzero(means <= means[best] + error)[0])]
 
 
 def _kept_by_lasso(
@@ -315,7 +324,7 @@ def _linear(recipe: ClassicalRecipe, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     weight = "balanced" if recipe.balanced else None
-    if recipe.screen == "lasso":
+    if recipe.screen != "none":
         return LogisticRegression(
             C=strength, l1_ratio=1.0, solver="liblinear", class_weight=weight, max_iter=1000, random_state=0
         )

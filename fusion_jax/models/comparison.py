@@ -22,7 +22,7 @@ from fusion_jax.evaluation.panel import Panel, make_panel
 from fusion_jax.evaluation.protocol import Protocol
 from fusion_jax.models.images import remembered
 from fusion_jax.models.recipe import Recipe
-from fusion_jax.models.registry import RECIPES, make_recipe
+from fusion_jax.models.registry import RECIPES, make_recipe, resolved
 from fusion_jax.models.target import Target, target_of
 from fusion_jax.models.target import Task as TargetKind
 from fusion_jax.models.task import open_address, run_task
@@ -286,6 +286,7 @@ def plan(
     _check_targets(recipes, opened, target)
     protocol = _protocol(protocol or Protocol(), target, _without_masks(opened, sources))
     found, remarks = _checked(out, opened, copies, progress)
+    remarks = (*remarks, *_searched_here(models, opened))
 
     def drawn(whole: Cohort) -> Splits:
         groups = None if not found else _groups(whole, found)
@@ -326,7 +327,7 @@ def carry_out(
     Raises:
       ValueError: no model is left to judge, or the folder holds another comparison.
     """
-    config = {
+    config: dict[str, Any] = {
         "cohort": made.address,
         "fingerprint": made.cohort.fingerprint,
         "splits_hash": made.splits.hash,
@@ -526,7 +527,7 @@ def _choices(models: Models, cohort: Cohort, task: TargetKind, settings: Mapping
         raise ValueError(f"a model was named twice among {listed(models, 12)}; give the second a name of its own.")
     found = {}
     for name, value in named.items():
-        choice = _choice(name, value)
+        choice = Choice(*resolved(*_choice(name, value)))
         entry = RECIPES.get(choice.recipe, RECIPES["concatenate"])  # `<source>-only` is a network, too
         shared = dict(settings) if entry.kind == "deep" else {}
         if task != "auto":
@@ -537,6 +538,25 @@ def _choices(models: Models, cohort: Cohort, task: TargetKind, settings: Mapping
         found[name] = Choice(choice.recipe, arguments)
     _check_tuning(found)
     return found
+
+
+def _searched_here(models: Models, cohort: Cohort) -> tuple[str, ...]:
+    """Genotypes that were searched on cases of this cohort, whose scores are then too good."""
+    if models is None:
+        return ()
+    from fusion_jax.models.architecture import searched_on
+
+    found = []
+    for name in models:
+        recipe = _choice(name, models[name] if isinstance(models, Mapping) else name).recipe
+        if recipe.startswith("genotype:"):
+            seen = searched_on(recipe.partition(":")[2]) & set(cohort.case_id)
+            if seen:
+                found.append(
+                    f"the cells of {name} were searched on {len(seen)} of the {len(cohort)} cases that are compared on "
+                    "here; its scores are too good. Compare mm-nas, which searches anew in every fold."
+                )
+    return tuple(found)
 
 
 def _candidates(

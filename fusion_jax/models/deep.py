@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,14 +16,14 @@ from jaxtyping import Float, Int
 from fusion_jax.arrays import Key
 from fusion_jax.data.cohort import Arrays, Cohort
 from fusion_jax.data.sampling import Sampler
-from fusion_jax.data.splits import Split
+from fusion_jax.data.splits import Rows, Split
 from fusion_jax.models.images import check_shapes, remembered
 from fusion_jax.models.preparation import Preparation, prepare
 from fusion_jax.models.recipe import Report, open_recipe, write_recipe
 from fusion_jax.models.target import Target, Task, check_labels, target_of
 from fusion_jax.records import atomic_path, write_json
 
-__all__ = ["DeepRecipe", "features"]
+__all__ = ["DeepRecipe", "Ready", "features", "ready_to_train"]
 
 PREPARATION, DIVISION, WEIGHTS = "preparation.json", "division.json", "weights.npz"
 
@@ -48,7 +48,8 @@ class DeepRecipe:
       dropout: in the head.
       source_dropout: probability with which a source is hidden in training.
       model: under `published`, which of `fusion_jax.models.published.PUBLISHED`.
-      settings: of that model.
+      settings: of that model; under `genotype`, of its network, such as `layout` and `channels`.
+      genotype: under `genotype`, the cells, as `genotype.json` of a search holds them.
       rename: name of a source in that model to the source of the cohort.
       weights: source to a file of pretrained weights of its encoder: `file`, and if wanted `sha256`, `origin`, `prefix`
         and `inflate`, see `fusion_jax.encoders.pretrained.load_pretrained`.
@@ -93,6 +94,7 @@ class DeepRecipe:
     source_dropout: float = 0.0
     model: str | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    genotype: Mapping[str, Any] | None = None
     rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     columns: tuple[Mapping[str, Any], ...] | None = None
@@ -143,6 +145,10 @@ class DeepRecipe:
             "model": (
                 (self.model is not None) == (self.name == "published"),
                 "given with the recipe 'published' alone",
+            ),
+            "genotype": (
+                (self.genotype is not None) == (self.name == "genotype"),
+                "given with the recipe 'genotype' alone; `genotype:PATH` takes it from the file of a search",
             ),
         }
         for field, (fits, expected) in limits.items():
@@ -195,23 +201,17 @@ class DeepRecipe:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         sources, target = self.sources(cohort), self.target(cohort)
-        cohort = remembered(cohort, gigabytes=self.gigabytes)
-        division, lacking = _with_a_source(cohort, split, sources)
-        rows = division.rows(cohort)
-        check_labels(cohort, target, np.r_[rows.train, rows.validation])
-        images = [name for name in sources if cohort.sources[name].kind == "image"]
-        check_shapes(cohort.take(np.sort(np.r_[rows.train, rows.validation])), images, most=CHECKED)
-        preparation = prepare(
+        division, lacking, rows, preparation, ready = ready_to_train(
             cohort,
+            split,
             sources,
-            rows.train,
-            fold=f"r{split.repeat}_f{split.fold}",
+            target,
             columns=self.columns,
             selection=self.selection,
             values=self.clinical_values or ("native" if self.name == "positional" else "encoded"),
             standardise=self.standardise,
+            gigabytes=self.gigabytes,
         )
-        ready = preparation.apply(cohort, division.train)
         network = Network.of(self, ready, sources, target, rows.train, preparation.images)
         write_json(folder / DIVISION, {"train": list(division.train), "validation": list(division.validation)})
         write_json(folder / PREPARATION, preparation.to_json())
@@ -276,6 +276,68 @@ class DeepRecipe:
             tested=(parts[1], np.arange(len(rows))),
             batch_size=fitted.batch_size,
         )
+
+
+class Ready(NamedTuple):
+    """What a network is trained on.
+
+    Attributes:
+      division: the split without cases that have none of the sources.
+      lacking: how many training cases that were.
+      rows: of the division, in the cohort.
+      preparation: fitted to the training cases.
+      cohort: prepared by it.
+    """
+
+    division: Split
+    lacking: int
+    rows: Rows
+    preparation: Preparation
+    cohort: Cohort
+
+
+def ready_to_train(
+    cohort: Cohort,
+    split: Split,
+    sources: tuple[str, ...],
+    target: Target,
+    *,
+    columns: Sequence[Mapping[str, Any]] | None,
+    selection: Mapping[str, Any] | None,
+    values: Literal["encoded", "native"],
+    standardise: bool,
+    gigabytes: float,
+) -> Ready:
+    """Training and validation cases, checked, and prepared by what the training cases say.
+
+    Args:
+      cohort: with these cases.
+      split: of it.
+      sources: that are read.
+      target: that is predicted.
+      columns, selection, values, standardise: as `DeepRecipe` has them.
+      gigabytes: of memory for images.
+
+    Raises:
+      ValueError: labels, shapes or values that do not fit; the message names the case.
+    """
+    cohort = remembered(cohort, gigabytes=gigabytes)
+    division, lacking = _with_a_source(cohort, split, sources)
+    rows = division.rows(cohort)
+    check_labels(cohort, target, np.r_[rows.train, rows.validation])
+    images = [name for name in sources if cohort.sources[name].kind == "image"]
+    check_shapes(cohort.take(np.sort(np.r_[rows.train, rows.validation])), images, most=CHECKED)
+    preparation = prepare(
+        cohort,
+        sources,
+        rows.train,
+        fold=f"r{split.repeat}_f{split.fold}",
+        columns=columns,
+        selection=selection,
+        values=values,
+        standardise=standardise,
+    )
+    return Ready(division, lacking, rows, preparation, preparation.apply(cohort, division.train))
 
 
 CHECKED = 4096

@@ -19,6 +19,7 @@ from fusion_jax.data.batches import Batches
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.encoders import as_model, count_parameters
 from fusion_jax.encoders.pretrained import load_pretrained, load_state_dict, unflatten
+from fusion_jax.models.architecture import derived_network
 from fusion_jax.models.augmentation import augmentation
 from fusion_jax.models.deep import DeepRecipe
 from fusion_jax.models.images import ImageScale
@@ -291,6 +292,10 @@ def _module(
     target: Target,
     values: Mapping[str, Any] | None,
 ) -> Any:
+    if recipe.genotype is not None:
+        outputs = 1 if target.kind == "survival" else len(target.classes)
+        read = {name: shapes[name] for name in sources}
+        return derived_network(recipe.genotype, recipe.settings, read, outputs=outputs, dtype=recipe.precision)
     if recipe.model is not None:
         return published(recipe.model, recipe.settings, recipe.encoder)
     return build(

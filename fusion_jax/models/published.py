@@ -1,4 +1,4 @@
-"""The models of three papers as expressions over encoders and fusion, with their published numbers of parameters.
+"""The models of four papers as expressions over encoders and fusion, with their published numbers of parameters.
 
 Every function returns a Flax module for `as_model`. The trunk of the image can be another one, so that the same fusion
 runs on small images and few cores: a function such as `partial(SmallCNN, widths=(8, 16))` or `ResNet18` that takes
@@ -7,34 +7,43 @@ runs on small images and few cores: a function such as `partial(SmallCNN, widths
 - Holste et al. 2021: breast MRI, image `(b, 224, 224, 1)` and 33 clinical values; one logit.
 - Wang W. et al. 2020: hepatocellular carcinoma, image `(b, 224, 224, 3)` and 9 clinical bits; softmax of two, in which
   column 1 is early recurrence.
+- Peng et al. 2020: what an architecture searched for soft-tissue sarcoma is compared with; PET and CT `(b, h, w, 1)` or
+  `(b, d, h, w, 1)`. The papers behind these rows print no widths: `STAND_INS` says so, and tables should.
 - Wang Y. et al. 2023: portal hypertension, image `(b, 224, 224, 3)` and 3 markers in native units; softmax of two.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 from flax import linen as nn
 
 from fusion_jax.encoders import MLP, BitConv, PassThrough, ResNet50, ResNet152, ValueEncoding
 from fusion_jax.fusion import FusionClassifier, Operator, ProbabilityFusion, add, concatenate, multiply
+from fusion_jax.models.shallow_cnn import DenseHead, ShallowCNN
+from fusion_jax.models.stacked import StackedClassifier
 
 __all__ = [
     "PUBLISHED",
+    "STAND_INS",
     "Trunk",
     "breast_image_only",
     "breast_non_image_only",
+    "dlhn",
     "feature_fusion",
     "fusion_a",
     "fusion_b",
     "fusion_c",
     "fusion_d",
     "learned_feature_fusion",
+    "multi_modal_cnn",
     "portal_image_only",
     "portal_markers_only",
     "portal_positional_fusion",
     "portal_raw_fusion",
     "probability_fusion",
     "recurrence_image_only",
+    "three_d_multi_modal",
 ]
 
 Trunk = Callable[..., nn.Module]
@@ -315,6 +324,104 @@ def portal_positional_fusion(*, size: int = 2046, trunk: Trunk = ResNet152) -> F
     return FusionClassifier({"image": trunk(projection=None), "markers": _encoding(size)}, classes=2)
 
 
+# Peng et al. 2020, the networks it compares with.
+
+
+def multi_modal_cnn(
+    *,
+    sources: Sequence[str] = ("pet", "ct"),
+    axes: Literal[2, 3] = 3,
+    widths: Sequence[int] = (8, 16, 32),
+    dense: Sequence[int] = (128, 64, 32),
+    trunk: Trunk | None = None,
+) -> StackedClassifier:
+    """CNN of one image or of several as channels: 85,505 parameters of one and 85,577 of two, 180 × 180 in 2-D.
+
+    In 3-D, 48³, there are 51,089 and 51,305: more in the convolutions, fewer behind them, where a side of 23 to 94
+    positions leaves a single one.
+
+    Args:
+      sources: images, stacked as channels in this order.
+      axes: of the images, 2 or 3.
+      widths: channels of the three convolutions.
+      dense: widths of the three layers behind them, with dropouts of .3, .2 and .1.
+      trunk: an encoder in place of the convolutions.
+
+    Raises:
+      ValueError: another number of axes, or other than three widths.
+
+    Example:
+      >>> multi_modal_cnn(sources=("pet",), axes=2).sources
+      ('pet',)
+
+    References:
+      Peng et al. 2020, Table 2; specs/mm_nas.md, sections 7 and 8: the rows are the DLHN network with one or two
+      channels, in 2-D and 3-D.
+    """
+    if axes not in (2, 3):
+        raise ValueError(f"axes is {axes}; expected 2 for images in the plane, or 3 for volumes.")
+    for name, given in (("widths", widths), ("dense", dense)):
+        if len(given) != 3:
+            raise ValueError(f"{name} is {tuple(given)}; expected three numbers.")
+    encoder = ShallowCNN(tuple(widths)) if trunk is None else trunk(projection=None)
+    return StackedClassifier(tuple(sources), encoder, DenseHead(tuple(dense)), axes=axes)
+
+
+def dlhn(
+    *,
+    sources: Sequence[str] = ("pet", "ct"),
+    widths: Sequence[int] = (8, 16, 32),
+    dense: Sequence[int] = (128, 64, 32),
+    trunk: Trunk | None = None,
+) -> StackedClassifier:
+    """DLHN, a shallow CNN of the tumour's central slice: 85,577 parameters on two channels of 180 × 180.
+
+    Args:
+      sources, widths, dense, trunk: as for `multi_modal_cnn`. Diamant et al. give it the CT alone; its row in Peng et
+        al. equals that of the 2-D CNN of PET and CT.
+
+    Example:
+      >>> dlhn(sources=("ct",)).axes
+      2
+
+    References:
+      Diamant et al. 2019, in Peng et al. 2020, Table 1; specs/mm_nas.md, sections 7 (a) and 8. See `STAND_INS`.
+    """
+    return multi_modal_cnn(sources=sources, axes=2, widths=widths, dense=dense, trunk=trunk)
+
+
+def three_d_multi_modal(
+    *,
+    images: Sequence[str] = ("pet", "ct"),
+    features: str = "radiomics",
+    widths: Sequence[int] = (8, 16, 32),
+    dense: int = 128,
+    dropout: float = 0.5,
+    trunk: Trunk | None = None,
+) -> FusionClassifier:
+    """3DMCL, a 3-D CNN for each image and radiomic features beside them: 119,074 parameters on 48³ and 293 features.
+
+    Args:
+      images: each with a CNN of its own.
+      features: source of radiomic features, standardised.
+      widths: channels of the three convolutions.
+      dense: width of the layer that sees everything.
+      dropout: behind this layer; our choice.
+      trunk: an encoder in place of the convolutions.
+
+    Example:
+      >>> three_d_multi_modal().sources
+      ('pet', 'ct', 'radiomics')
+
+    References:
+      Peng et al. 2019 ("collaborative" learning of deep and hand-crafted features), in Peng et al. 2020, Table 1;
+      specs/mm_nas.md, section 8. See `STAND_INS`.
+    """
+    encoders = {name: ShallowCNN(tuple(widths)) if trunk is None else trunk(projection=None) for name in images}
+    encoders[features] = PassThrough()
+    return FusionClassifier(encoders, head=MLP((dense,), dropout=dropout), classes=2)
+
+
 def _encoding(size: int | None) -> nn.Module:
     return PassThrough() if size is None else ValueEncoding("positional", size=size)
 
@@ -345,5 +452,31 @@ PUBLISHED: Mapping[str, Callable[..., nn.Module]] = {
     "markers only": portal_markers_only,
     "PE markers only": _with(portal_markers_only, size=2046),
     "image + raw markers": portal_raw_fusion,
+    "DLHN": dlhn,
+    "3DMCL": three_d_multi_modal,
+    "2-D CT CNN": _with(multi_modal_cnn, sources=("ct",), axes=2),
+    "2-D PET CNN": _with(multi_modal_cnn, sources=("pet",), axes=2),
+    "2-D PET-CT CNN": _with(multi_modal_cnn, sources=("pet", "ct"), axes=2),
+    "3-D CT CNN": _with(multi_modal_cnn, sources=("ct",), axes=3),
+    "3-D PET CNN": _with(multi_modal_cnn, sources=("pet",), axes=3),
+    "3-D PET-CT CNN": _with(multi_modal_cnn, sources=("pet", "ct"), axes=3),
 } | {f"image + PE, {size}": _with(portal_positional_fusion, size=size) for size in (192, 384, 768, 2046, 3072, 6144)}
 """Every model by the name of its paper's tables, to a function that takes `trunk` where the model has an image."""
+
+
+STAND_INS: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(
+        (
+            "DLHN",
+            "3DMCL",
+            "2-D CT CNN",
+            "2-D PET CNN",
+            "2-D PET-CT CNN",
+            "3-D CT CNN",
+            "3-D PET CNN",
+            "3-D PET-CT CNN",
+        ),
+        "stand-in, widths not published",
+    )
+)
+"""Models of `PUBLISHED` whose layers are ours, and what tables say of them."""

@@ -6,6 +6,7 @@ to.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,11 +21,16 @@ from fusion_jax.models.schema import schema_of
 from fusion_jax.models.target import Target
 from fusion_jax.records import run_record, write_json
 
-__all__ = ["RECORD", "Recipe", "Report", "open_recipe", "write_recipe"]
+__all__ = ["RECORD", "Recipe", "Report", "open_recipe", "show_chosen", "write_recipe"]
 
 RECORD = "recipe.json"
 
 FORMAT = 1
+
+LEFT_BEHIND = (
+    "division.json", "metrics.jsonl", "quality.jsonl", "quality.json", "quality_cases.csv", "quality_densities.npz",
+)  # fmt: skip
+"""What reports and predictions read of a training: shown in the folder of the whole recipe, too."""
 
 Report = Callable[[Any], None]
 """Told how a training is getting on; see `fusion_jax.training.fit`."""
@@ -114,3 +120,15 @@ def open_recipe(folder: str | Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: no record of a recipe ({error}). Train it again.") from None
     return content
+
+
+def show_chosen(chosen: Path, folder: Path) -> None:
+    """Copy what reports read of a training into the folder of the recipe that chose it.
+
+    Args:
+      chosen: folder of the training.
+      folder: of the whole recipe.
+    """
+    for name in LEFT_BEHIND:
+        if (chosen / name).exists():
+            shutil.copyfile(chosen / name, folder / name)

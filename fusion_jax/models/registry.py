@@ -19,6 +19,7 @@ __all__ = [
     "describe",
     "load_recipe",
     "make_recipe",
+    "resolved",
     "single",
 ]
 
@@ -28,12 +29,12 @@ class Entry:
     """A line of the table.
 
     Attributes:
-      kind: "deep" for networks, "classical" for tables, "tuned" for a choice among either.
+      kind: "deep" for networks, "classical" for tables, "searched" for searched cells, "tuned" for a choice among them.
       text: what it is, in a line.
       defaults: arguments that the name stands for.
     """
 
-    kind: Literal["deep", "classical", "tuned"]
+    kind: Literal["deep", "classical", "searched", "tuned"]
     text: str
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -64,6 +65,7 @@ _DEEP = {
     "probability": "a network a source, and a layer over their probabilities",
     "averaging": "a network a source, and the mean of their probabilities",
     "published": "a published network, named by the argument `model`",
+    "genotype": "a network of cells that a search has found; `genotype:PATH` takes its file",
 }
 
 _CLASSICAL = {
@@ -84,6 +86,7 @@ RECIPES: Mapping[str, Entry] = MappingProxyType(
         for suffix, features in _FEATURES.items()
         for family, text in _CLASSICAL.items()
     }
+    | {"mm-nas": Entry("searched", "a network of cells that are searched among the training patients")}
     | {"tuned": Entry("tuned", "the best of several recipes, chosen by cross-validation of the training patients")}
 )
 """Name to entry; beside these, `<source>-only` is a network of one source of the cohort."""
@@ -107,7 +110,7 @@ def make_recipe(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe
     """The recipe of a name.
 
     Args:
-      name: in `RECIPES`, or `<source>-only`.
+      name: in `RECIPES`, `<source>-only`, or `genotype:PATH`.
       arguments: as JSON holds them; the others have their defaults.
 
     Raises:
@@ -118,10 +121,36 @@ def make_recipe(name: str, arguments: Mapping[str, Any] | None = None) -> Recipe
       >>> make_recipe("logistic-regression", {"strength": 0.1}).arguments()
       {'strength': 0.1}
     """
+    name, arguments = resolved(name, arguments)
     entry = _entry(name)
-    given = {**entry.defaults, **(arguments or {})}
+    given = {**entry.defaults, **arguments}
     fixed = {"name": name, "family": name.split("+")[0]} if entry.kind == "classical" else {"name": name}
     return _named(name, entry.kind, given, fixed)
+
+
+def resolved(name: str, arguments: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """Name and arguments that need no file: `genotype:PATH` becomes `genotype` with what the file holds.
+
+    Args:
+      name: of a recipe, or `genotype:PATH`.
+      arguments: of it; they go before those of the file.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it holds no genotype.
+
+    Example:
+      >>> resolved("gated", {"features": 8})
+      ('gated', {'features': 8})
+    """
+    kind, _, path = name.partition(":")
+    if kind != "genotype" or not path:
+        return name, dict(arguments or {})
+    from fusion_jax.models.architecture import of_genotype_file
+
+    stored, given = of_genotype_file(path), dict(arguments or {})
+    settings = {**stored.get("settings", {}), **given.get("settings", {})}
+    return kind, {**stored, **given, **({"settings": settings} if settings else {})}
 
 
 def arguments_of(recipe: Any) -> dict[str, Any]:
@@ -200,6 +229,10 @@ def _made(kind: str) -> Any:
         from fusion_jax.models.deep import DeepRecipe
 
         return DeepRecipe
+    if kind == "searched":
+        from fusion_jax.models.searched import SearchedRecipe
+
+        return SearchedRecipe
     if kind == "tuned":
         from fusion_jax.models.tuned import TunedRecipe
 

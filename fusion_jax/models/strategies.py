@@ -55,7 +55,15 @@ FUSED_BY: Mapping[str, str] = {
 WIDTHS = {"gated": "width", "low_rank_bilinear": "rank", "cross_attention": "width"}
 """Operators that project, and the attribute that says to how many features."""
 
-STRATEGIES: tuple[str, ...] = ("image-only", "clinical-only", *FUSED_BY, "probability", "averaging", "published")
+STRATEGIES: tuple[str, ...] = (
+    "image-only",
+    "clinical-only",
+    *FUSED_BY,
+    "probability",
+    "averaging",
+    "published",
+    "genotype",
+)
 
 IMAGE_ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "cnn": SmallCNN,
@@ -166,7 +174,9 @@ def strategy_sources(cohort: Cohort, strategy: str, inputs: Sequence[str] = ()) 
             )
         return tuple(clinical)
     found = (*images, *clinical)
-    if strategy == "published":
+    if strategy == "genotype" and not images:
+        raise ValueError(f"{cohort.name}: {strategy} needs an image; {had}.")
+    if strategy in ("published", "genotype"):
         return found
     if len(found) < 2:
         raise ValueError(

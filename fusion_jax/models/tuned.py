@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 from fusion_jax.arrays import Key
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.splits import Split
-from fusion_jax.models.recipe import Recipe, Report, open_recipe, write_recipe
+from fusion_jax.models.recipe import Recipe, Report, open_recipe, show_chosen, write_recipe
 from fusion_jax.models.target import Target, target_of
 from fusion_jax.models.target import Task as TargetKind
 from fusion_jax.records import write_json
@@ -28,11 +27,6 @@ from fusion_jax.wording import listed
 __all__ = ["CHOSEN", "TunedRecipe"]
 
 CHOSEN, CHOICE, TRIALS, SCORE = "chosen", "choice.json", "trials", "score.json"
-
-LEFT_BEHIND = (
-    "division.json", "metrics.jsonl", "quality.jsonl", "quality.json", "quality_cases.csv", "quality_densities.npz",
-)  # fmt: skip
-"""What reports and predictions read of a training: shown in the folder of the whole recipe, too."""
 
 logger = logging.getLogger("fusion_jax.models.tuned")
 
@@ -165,7 +159,7 @@ class TunedRecipe:
         write_choice(folder / CHOICE, choice)
         chosen = folder / CHOSEN
         recipes[choice.winner].fit(cohort, split, key, chosen, report=report)
-        _show(chosen, folder)
+        show_chosen(chosen, folder)
         facts = open_recipe(chosen)["facts"]
         tried = {"winner": choice.winner, "scores": {name: list(values) for name, values in choice.scores.items()}}
         write_recipe(folder, self, cohort, target=target, facts={**facts, "choice": tried})
@@ -183,7 +177,7 @@ class TunedRecipe:
         chosen = Path(folder) / CHOSEN
         measure: Any = getattr(load_recipe(chosen), "measure", None)
         found = measure(chosen, cohort, rows) if measure is not None else None
-        _show(chosen, Path(folder))
+        show_chosen(chosen, Path(folder))
         return found
 
     def _judged(
@@ -192,9 +186,3 @@ class TunedRecipe:
         from fusion_jax.models.training_run import validation_metrics
 
         return validation_metrics(recipe.predict(folder, cohort, rows), cohort, rows, target)[self.choose_by]
-
-
-def _show(chosen: Path, folder: Path) -> None:
-    for name in LEFT_BEHIND:
-        if (chosen / name).exists():
-            shutil.copyfile(chosen / name, folder / name)

@@ -79,7 +79,7 @@ class FitResult(NamedTuple):
       state: of the best epoch; of the last one without `evaluate`.
       history: lines of `metrics.jsonl`, one an epoch.
       best_epoch: from 0.
-      stopped: whether patience ended the run before the last epoch.
+      stopped: whether patience or a callback ended the run before the last epoch.
     """
 
     state: Any
@@ -105,11 +105,12 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     case_ids: Sequence[str] | None = None,
     report: Callable[[Progress], None] | None = None,
-    callbacks: Sequence[Callable[[Any, int, Mapping[str, Any]], None]] = (),
+    callbacks: Sequence[Callable[[Any, int, Mapping[str, Any]], bool | None]] = (),
     mesh: Mesh | None = None,
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
     checkpoint_steps: int | None = None,
+    compile_step: bool = True,
 ) -> FitResult:
     """Train until the last epoch or until patience ends, and return the best epoch's state.
 
@@ -136,12 +137,14 @@ def fit(
       case_ids: of the cohort, by row, for the message of a run that diverges.
       report: gets the `Progress` of the run, a few times a second at most.
       callbacks: each is called as `callback(state, epoch, line)` after an epoch, by every process, and again where an
-        epoch runs again after a kill.
+        epoch runs again after a kill. One that returns True ends the run after this epoch.
       mesh: devices to divide batches over, see `data_mesh`.
       workers: processes that read batches; 0 reads in a thread.
       checkpoint_seconds: once so much time has passed since the last checkpoint, the next one is written, within an
         epoch too; a kill costs no more than that.
       checkpoint_steps: write one after every so many steps as well.
+      compile_step: whether the step is jitted as one program; False for one that is a sequence of programs, each jitted
+        by itself.
 
     Returns:
       State, history, best epoch and whether the run stopped early.
@@ -195,6 +198,7 @@ def fit(
         case_ids=case_ids,
         callbacks=callbacks,
         mesh=mesh,
+        compile_step=compile_step,
     )
     return loop.run(report, workers, checkpoint_seconds, checkpoint_steps)
 
@@ -216,8 +220,9 @@ class _Loop:
         rules: Rules,
         settings: Mapping[str, Any],
         case_ids: Sequence[str] | None,
-        callbacks: Sequence[Callable[[Any, int, Mapping[str, Any]], None]],
+        callbacks: Sequence[Callable[[Any, int, Mapping[str, Any]], bool | None]],
         mesh: Mesh | None,
+        compile_step: bool,
     ) -> None:
         self.init, self.batches, self.folder, self.key, self.epochs = init, batches, folder, key, epochs
         self.evaluate, self.monitor, self.rules, self.case_ids = evaluate, monitor, rules, case_ids
@@ -241,8 +246,10 @@ class _Loop:
         self.best: Any = None
         self.best_name: str | None = None
         """Checkpoint of the best state; None while it is in memory only."""
+        self.ended = False
+        """Whether a callback asked for the end."""
 
-        self.step = _jitted(step, mesh)
+        self.step = _jitted(step, mesh) if compile_step else _counted(step)
 
     def run(
         self,
@@ -295,7 +302,7 @@ class _Loop:
                 state = self.close(state, epoch, done, window.close(), time.monotonic() - epoch_begun)
                 epoch_begun = time.monotonic()
                 pace.tell(done, self.history[-1]["loss"], self.standing.best)
-                if self.rules.ends(self.standing, epoch):
+                if self.ended or self.rules.ends(self.standing, epoch):
                     return state, done < self.last
             if saves and done < self.last:
                 self.save(state, done, window.sums, time.monotonic() - epoch_begun)
@@ -324,8 +331,9 @@ class _Loop:
         self.history.append(line)
         if self.writes:
             append_line(self.metrics, line)
-        for callback in self.callbacks:
-            callback(state, epoch, line)
+        # Every callback hears of the epoch, whatever one before it says.
+        answers = [callback(state, epoch, line) for callback in self.callbacks]
+        self.ended = any(answers)
         if self.standing.scale != before.scale:
             state = replicate(scale_learning_rate(state, self.standing.scale), self.mesh)
         return state
@@ -428,13 +436,16 @@ class _Loop:
 @lru_cache(maxsize=4)
 def _jitted(step: Step, mesh: Mesh | None) -> Callable[[Any, Any, Key], tuple[Any, tuple[dict[str, Array], Array]]]:
     """The step compiled, with the valid rows of its batch; kept, so that one step serves many runs."""
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jax.jit(_counted(step), donate_argnums=0, out_shardings=everywhere)
 
+
+def _counted(step: Step) -> Callable[[Any, Any, Key], tuple[Any, tuple[dict[str, Array], Array]]]:
     def counted(state: Any, batch: Any, key: Key) -> tuple[Any, tuple[dict[str, Array], Array]]:
         state, info = step(state, batch, key)
         return state, (info, jnp.sum(batch.valid))
 
-    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    return jax.jit(counted, donate_argnums=0, out_shardings=everywhere)
+    return counted
 
 
 class _Saving:

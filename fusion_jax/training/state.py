@@ -16,7 +16,7 @@ from fusion_jax.training.optimiser import learning_rate_of
 
 __all__ = ["FitState", "Objective", "Step", "initial_state", "make_step"]
 
-Step = Callable[[Any, Batch, Key], tuple[Any, dict[str, Array]]]
+Step = Callable[[Any, Any, Key], tuple[Any, dict[str, Array]]]
 """`step(state, batch, key) -> (state, info)`; `key` belongs to the epoch, and the state counts the steps."""
 
 TRAINED = ("params", "objective")

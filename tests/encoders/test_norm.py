@@ -70,6 +70,16 @@ def test_names_and_values_in_use_are_those_of_flax():
     assert_close(ours.apply(TRAINED, X, train=False), theirs.apply(TRAINED, X), 1e-6)
 
 
+@pytest.mark.parametrize("kind", ["batch", "group"])
+def test_without_scale_and_bias_it_is_what_these_are_applied_to(kind):
+    plain = Norm(kind, 2, affine=False)
+    y, variables = plain.init_with_output(jax.random.key(0), X, train=False)
+    assert "params" not in variables
+    affine = {"params": TRAINED["params"], **variables}
+    expected = y * TRAINED["params"]["scale"].reshape(1, 1, 1, -1) + TRAINED["params"]["bias"].reshape(1, 1, 1, -1)
+    assert_close(Norm(kind, 2).apply(affine, X, train=False), expected, 1e-6)
+
+
 def test_masked_rows_change_neither_the_others_nor_the_running_statistics():
     y, running = normalised(X, MASK)
     assert_close((y[MASK], running), normalised(X[MASK]), 1e-6)

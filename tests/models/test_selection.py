@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fusion_jax.data import Cohort, Columns
 from fusion_jax.data.splits import Split
+from fusion_jax.models import classical
 from fusion_jax.models.clinical import fit_columns
 from fusion_jax.models.registry import make_recipe
 from fusion_jax.training.keys import run_key
@@ -146,6 +148,34 @@ def test_trees_behind_a_lasso_see_what_scikit_learns_lasso_keeps(tmp_path):
     forest = RandomForestClassifier(9, min_samples_leaf=1, random_state=fitted["seed"])
     forest.fit(z[rows.train][:, kept], y[rows.train])
     assert_close(recipe.predict(tmp_path, cohort, rows.test), forest.predict_proba(z[rows.test][:, kept]))
+
+
+def test_one_standard_error_takes_a_stronger_penalty_that_is_as_good(tmp_path):
+    cohort = slices().only("texture")
+    roles = {column: role if role == "label" else "never" for column, role in cohort.roles.items()}
+    cohort = dataclasses.replace(cohort, roles=roles)
+    split, _ = halves(cohort)
+    found = {}
+    for screen in ("lasso", "lasso-1se"):
+        recipe: Any = make_recipe("random-forest", {"screen": screen, "trees": 2})
+        recipe.fit(cohort, split, run_key(0), tmp_path / screen)
+        found[screen] = json.loads((tmp_path / screen / "fitted.json").read_text())["all"]["fitted"]
+    x, y = (np.load(tmp_path / "lasso" / "training_rows.npz")[name] for name in ("all_x", "all_y"))
+    assert x.shape == (len(y), len(found["lasso"]["kept"]))
+    assert found["lasso-1se"]["strength"] < found["lasso"]["strength"]
+    assert len(found["lasso-1se"]["kept"]) <= len(found["lasso"]["kept"])
+    assert 3 in found["lasso-1se"]["kept"]
+
+
+def test_the_penalty_within_one_standard_error_by_hand(monkeypatch):
+    losses = {0.001: (0.9, 0.9), 0.01: (0.61, 0.61), 0.1: (0.5, 0.7), 1.0: (0.45, 0.65), 10.0: (0.8, 0.8)}
+    monkeypatch.setattr(classical, "_inner_folds", lambda *_: [("first", "a"), ("second", "b")])
+    monkeypatch.setattr(classical, "_loss", lambda _r, c, _x, _y, train, _h: losses[c][train == "second"])
+    x, y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+    # The least mean is .55 with a standard error of .1: .61 is as good, .9 is not.
+    for screen, expected in (("lasso", 1.0), ("lasso-1se", 0.01)):
+        recipe: Any = make_recipe("random-forest", {"screen": screen})
+        assert classical._best_strength(recipe, x, y, np.arange(4).astype(str), 0) == expected
 
 
 def test_a_lasso_is_for_trees():

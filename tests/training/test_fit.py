@@ -234,6 +234,33 @@ def test_callbacks_hear_of_every_epoch(tmp_path):
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1]) == heard[1][2]
 
 
+def test_a_callback_ends_the_run_after_its_epoch_and_the_others_hear_of_it(tmp_path):
+    heard = []
+    result = run(
+        tmp_path,
+        [0.5, 0.7, 0.6, 0.9],
+        callbacks=[lambda state, epoch, line: epoch == 2, lambda state, epoch, line: heard.append(epoch)],
+    )
+    assert (len(result.history), result.best_epoch, result.stopped) == (3, 1, True)
+    assert heard == [0, 1, 2]
+
+
+def test_a_step_that_compiles_itself_is_called_as_it_is(tmp_path):
+    traced = []
+
+    def own(state, batch, key):
+        traced.append(isinstance(state.steps, jax.core.Tracer))
+        return step(state, batch, key)
+
+    results = [
+        fit(init, own, batches(), folder=tmp_path / str(whole), key=jax.random.key(0), epochs=2, compile_step=whole)
+        for whole in (True, False)
+    ]
+    assert traced == [True, False, False, False, False]
+    assert int(results[0].state.steps) == int(results[1].state.steps) == 4
+    assert [line["loss"] for line in results[0].history] == [line["loss"] for line in results[1].history]
+
+
 def test_one_step_function_is_compiled_once_for_many_runs(tmp_path):
     traces = []
 

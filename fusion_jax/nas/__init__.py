@@ -1,0 +1,110 @@
+"""Architecture search: cells that fuse image modalities, found by gradient descent.
+
+The names are imported on first use: a genotype is read and drawn without JAX.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fusion_jax.nas.cell import DerivedCell, MixedCell
+    from fusion_jax.nas.genotype import (
+        DARTS_OPERATIONS,
+        DARTS_V1,
+        DARTS_V2,
+        OPERATIONS,
+        Genotype,
+        derive,
+        dot,
+        genotype_from_json,
+        genotype_to_json,
+        random_genotype,
+        read_genotype,
+        skip_share,
+        uses_inputs,
+        write_genotype,
+    )
+    from fusion_jax.nas.operations import Op, operation_parameters
+    from fusion_jax.nas.supernet import (
+        DerivedNet,
+        SuperNet,
+        architecture_shapes,
+        derived_parameters,
+        supernet_parameters,
+    )
+
+_HOMES = {
+    "cell": (
+        "DerivedCell",
+        "MixedCell",
+    ),
+    "genotype": (
+        "DARTS_OPERATIONS",
+        "DARTS_V1",
+        "DARTS_V2",
+        "OPERATIONS",
+        "Genotype",
+        "derive",
+        "dot",
+        "genotype_from_json",
+        "genotype_to_json",
+        "random_genotype",
+        "read_genotype",
+        "skip_share",
+        "uses_inputs",
+        "write_genotype",
+    ),
+    "operations": (
+        "Op",
+        "operation_parameters",
+    ),
+    "supernet": (
+        "DerivedNet",
+        "SuperNet",
+        "architecture_shapes",
+        "derived_parameters",
+        "supernet_parameters",
+    ),
+}
+
+__all__ = [
+    "DARTS_OPERATIONS",
+    "DARTS_V1",
+    "DARTS_V2",
+    "OPERATIONS",
+    "DerivedCell",
+    "DerivedNet",
+    "Genotype",
+    "MixedCell",
+    "Op",
+    "SuperNet",
+    "architecture_shapes",
+    "derive",
+    "derived_parameters",
+    "dot",
+    "genotype_from_json",
+    "genotype_to_json",
+    "operation_parameters",
+    "random_genotype",
+    "read_genotype",
+    "skip_share",
+    "supernet_parameters",
+    "uses_inputs",
+    "write_genotype",
+]
+
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,82 @@
+"""`fusion-jax search` from end to end, on a small folder of images."""
+
+import contextlib
+import io
+import json
+
+import pytest
+
+from fusion_jax.commands.main import main
+from tests.data.folders import CONFIG, write_folder
+
+SMALL = [
+    "--layout",
+    "N",
+    "--nodes",
+    "1",
+    "--channels",
+    "2",
+    "--space",
+    "none",
+    "skip",
+    "conv3",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "6",
+    "--no-compilation-cache",
+]
+
+
+def ask(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    place = tmp_path_factory.mktemp("study")
+    write_folder(place / "data", n=24, size=16, config=CONFIG.replace('never = ["name"]\n', ""))
+    return place, ask("search", place / "data", "--out", place / "out", *SMALL)
+
+
+def test_a_search_states_its_memory_and_writes_cells_and_report(study):
+    place, (code, out, err) = study
+    assert (code, err) == (0, "")
+    assert "nodules: 24 cases. Cells that fuse xray." in out
+    assert "A step of the search is estimated to need" in out
+    assert f"genotype:{place / 'out' / 'genotype.json'}" in out
+    found = {path.name for path in (place / "out").iterdir()}
+    assert {"genotype.json", "architecture.jsonl", "report.html", "cells.dot", "search.json", "figures"} <= found
+    stored = json.loads((place / "out" / "genotype.json").read_text())
+    assert {name for name, _ in stored["genotype"]["normal"]} <= {"skip", "conv3"}
+    assert "digraph" in (place / "out" / "cells.dot").read_text()
+
+
+def test_a_search_goes_on_only_where_it_is_asked_to(study, tmp_path):
+    place, _ = study
+    code, _, err = ask("search", place / "data", "--out", place / "out", *SMALL)
+    assert code == 2
+    assert "holds a search. Go on with it: --resume" in err
+    code, _, err = ask("search", place / "data", "--out", tmp_path, "--resume", *SMALL)
+    assert code == 2
+    assert "holds no search" in err
+    before = (place / "out" / "genotype.json").read_text()
+    code, _, err = ask("search", place / "data", "--out", place / "out", "--resume", *SMALL)
+    assert (code, err) == (0, "")
+    assert (place / "out" / "genotype.json").read_text() == before
+    code, _, err = ask("search", place / "data", "--out", place / "out", "--resume", *SMALL, "--rate", "0.5")
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_a_comparison_says_that_cells_were_searched_on_its_patients(study):
+    place, _ = study
+    from fusion_jax.models.comparison import plan
+
+    name = f"genotype:{place / 'out' / 'genotype.json'}"
+    made = plan(place / "data", [name, "logistic-regression"], out=place / "compared", folds=2)
+    assert any("were searched on 24 of the 24 cases" in remark for remark in made.remarks)
+    assert made.choices[name].recipe == "genotype"

@@ -1,0 +1,131 @@
+"""Cells that are searched among training patients, and networks of a genotype, as recipes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fusion_jax.data import Arrays, Cohort, k_fold
+from fusion_jax.models.architecture import network_sources, of_genotype_file
+from fusion_jax.models.registry import make_recipe, resolved
+from fusion_jax.models.task import run_split
+from fusion_jax.nas.genotype import Genotype, genotype_to_json, read_genotype, write_genotype
+
+TINY = {
+    "layout": "N",
+    "nodes": 1,
+    "channels": 2,
+    "derived_channels": 2,
+    "stem_multiplier": 1,
+    "head": [],
+    "space": ["none", "skip", "conv3"],
+    "search_epochs": 2,
+    "search_batch_size": 4,
+    "architecture_rate": 0.1,
+    "retrain": {"epochs": 2, "batch_size": 4, "quality": "none"},
+}
+CELLS = Genotype((("conv3", 0), ("skip", 1)), (), (2,), ())
+
+
+def two_images(cases=16, *, sizes=(8, 8)):
+    rng = np.random.default_rng(cases)
+    label = np.arange(cases) % 2
+    images = {
+        name: Arrays(rng.normal(size=(cases, size, size, 1)).astype(np.float32) + label[:, None, None, None])
+        for name, size in zip(("pet", "ct"), sizes, strict=True)
+    }
+    clinical = Arrays(rng.normal(size=(cases, 2)).astype(np.float32), "array")
+    # Two cases a patient, so that halves by case would part patients.
+    return Cohort.from_arrays(
+        {**images, "clinical": clinical}, label=label, patient_id=[f"P{row // 2 % 4}{row % 2}" for row in range(cases)]
+    )
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    cohort, folder = two_images(), tmp_path_factory.mktemp("searched")
+    split = k_fold(cohort, 2, seed=0).splits[0]
+    run_split(make_recipe("mm-nas", TINY), cohort, split, seed=0, folder=folder, model="searched")
+    return cohort, split, folder
+
+
+def test_a_search_sees_halves_of_the_training_patients_and_nobody_else(searched):
+    cohort, split, folder = searched
+    halves = json.loads((folder / "search" / "genotype.json").read_text())["facts"]["record"]["halves"]
+    patient = dict(zip(cohort.case_id, cohort.patient_id.tolist(), strict=True))
+    first, second = (set(part) for part in halves)
+    assert first | second == set(split.train)
+    assert not {patient[case] for case in first} & {patient[case] for case in second}
+    assert len(first) == len(second) == len(split.train) // 2
+
+
+def test_the_network_that_predicts_is_that_of_the_cells_that_were_found(searched):
+    cohort, split, folder = searched
+    found = read_genotype(folder / "genotype.json")
+    chosen = json.loads((folder / "chosen" / "recipe.json").read_text())
+    assert chosen["arguments"]["genotype"] == json.loads(json.dumps(genotype_to_json(found)))
+    facts = json.loads((folder / "recipe.json").read_text())["facts"]
+    assert facts["search"]["control"] == "search"
+    assert facts["search"]["epochs"] == 2
+    rows = split.rows(cohort).test
+    scores = make_recipe("mm-nas", TINY).predict(folder, cohort, rows)
+    assert scores.shape == (len(rows), 2)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
+    assert not list(folder.rglob("checkpoints"))
+
+
+def test_random_cells_are_drawn_by_the_key_and_not_searched(tmp_path):
+    import jax
+
+    cohort = two_images()
+    split = k_fold(cohort, 2, seed=0).splits[0]
+    recipe = make_recipe("mm-nas", {**TINY, "nodes": 3, "control": "random"})
+    found = [recipe.find(cohort, split, jax.random.key(k), tmp_path / str(n)) for n, k in enumerate((0, 0, 1))]
+    assert found[0].genotype == found[1].genotype != found[2].genotype
+    assert found[0].facts == {"control": "random"}
+    assert not (tmp_path / "0" / "architecture.jsonl").exists()
+
+
+def test_a_genotype_file_is_a_recipe_with_the_settings_of_its_search(tmp_path, searched):
+    path = tmp_path / "cells.json"
+    record = {"sources": ["pet", "ct"], "network": {"layout": "N", "channels": 2, "head": []}}
+    write_genotype(path, CELLS, {"record": record})
+    name, arguments = resolved(f"genotype:{path}", {"epochs": 3, "settings": {"channels": 5}})
+    assert name == "genotype"
+    assert arguments["inputs"] == ["pet", "ct"]
+    assert arguments["settings"] == {"layout": "N", "channels": 5, "head": []}
+    recipe = make_recipe(f"genotype:{path}", {"epochs": 3})
+    path.unlink()  # the recipe holds the cells itself
+    assert make_recipe(recipe.name, recipe.arguments()).arguments() == recipe.arguments()
+    found = of_genotype_file(searched[2] / "genotype.json")
+    assert found["settings"]["channels"] == TINY["derived_channels"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("genotype", {}, "genotype is None; expected given with the recipe 'genotype' alone"),
+        ("concatenate", {"genotype": {}}, "given with the recipe 'genotype' alone"),
+        ("mm-nas", {"layout": "RN"}, "layout is 'RN'; expected N for normal"),
+        ("mm-nas", {"space": ["conv9"]}, "no operation 'conv9'; expected some of none, skip"),
+        ("mm-nas", {"space": "wide"}, "space is 'wide'; expected standard or darts"),
+        ("mm-nas", {"nodes": 0}, "nodes is 0; expected at least 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_recipe(name, arguments)
+
+
+def test_a_genotype_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cells\.json: no such file"):
+        make_recipe(f"genotype:{tmp_path / 'cells.json'}")
+
+
+def test_images_of_several_shapes_are_refused_before_anything_is_compiled(tmp_path):
+    cohort = two_images(sizes=(8, 6))
+    split = k_fold(cohort, 2, seed=0).splits[0]
+    with pytest.raises(ValueError, match=r"several shapes: pet \(8, 8, 1\), ct \(6, 6, 1\); expected one"):
+        run_split(make_recipe("mm-nas", TINY), cohort, split, seed=0, folder=tmp_path, model="searched")
+    with pytest.raises(ValueError, match="none among age; expected at least one"):
+        network_sources({"age": (3,)})
