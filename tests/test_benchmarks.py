@@ -24,7 +24,9 @@ detection_kernels = pytest.importorskip("benchmarks.detection_kernels")
 pytestmark = pytest.mark.checkout
 
 TIMES = {"method", "dtype", "first, ms", "median, ms", "spread, ms"}
-SCRIPTS = refresh.SCRIPTS
+SLOW = ("supernet",)
+"""Scripts that compile for minutes even when they are quick; a slow test runs them."""
+SCRIPTS = tuple(script for script in refresh.SCRIPTS if script not in SLOW)
 WITHOUT_TORCH = ("conv", "resnet", "tabular_folds", "detection_kernels", "data_loading")
 """Here they run without it everywhere, as they have to where there is none; a slow test runs them with it."""
 CHEAPER = {"resnet": ("--no-costs",)}
@@ -212,6 +214,15 @@ def test_pytorch_agrees_in_both_passes(script, peers, tmp_path):
         assert row["PyTorch, ms"] > 0
         assert row["time / PyTorch"] == pytest.approx(row["fusion_jax, ms"] / row["PyTorch, ms"])
         assert row["PyTorch MiB"] >= 0
+
+
+@pytest.mark.slow
+def test_a_bilevel_step_is_that_of_pytorch(tmp_path):
+    _, run = outcome(run_quickly("supernet", tmp_path / "found.json", "--no-costs"), tmp_path / "found.json")
+    with_torch = [agreement for agreement in run["agreements"] if "PyTorch" in agreement["what"]]
+    assert bool(with_torch) == torch_peer.PYTHON.exists()
+    for agreement in run["agreements"]:
+        assert 0 <= agreement["difference"] <= agreement["tolerance"] <= 5e-3, agreement["what"]
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def rows_of(settings: Settings, order: str) -> dict[str, Row]:
       order: of the bilevel gradient.
     """
     cube = f"cube of {settings.size}³ voxels of {settings.spacing:g} mm around the tumour, zeros beyond the image"
-    section = "axial slice with most tumour, 64² at 4 mm"
+    section = "axial slice with most tumour, 64² at 4 mm, zeros beyond the image"
     inside = "inside the contour at 4 mm"
     volume = ["pet", "ct"]
     flat = ["pet_slice", "ct_slice"]

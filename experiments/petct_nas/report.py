@@ -10,9 +10,12 @@ import numpy as np
 from rich.table import Table as ScreenTable
 
 from experiments.petct_nas.models import CHOICE, PAPER, SANITY, SEARCHED, Row
+from experiments.sarcoma_fusion.report import numbers_section
+from experiments.sarcoma_fusion.single_numbers import single_numbers
 from fusion_jax.evaluation.classification import auc, confusion_counts
-from fusion_jax.models.analysis import Analysis
+from fusion_jax.models.analysis import Analysis, is_network
 from fusion_jax.models.comparison import PREDICTIONS, Comparison
+from fusion_jax.models.published import STAND_INS
 from fusion_jax.reporting.architecture import edge_weights_figure, genotype_figure, search_figure
 from fusion_jax.reporting.comparison import comparison_additions
 from fusion_jax.reporting.evaluation.results import write_evaluation
@@ -80,6 +83,7 @@ def write_results(study: Study, out: Path) -> Path:
     figure = _figure_2(comparison)
     save_figure(figure, out / "figures" / "figure_2.svg")
     headline, lines = _headline(study)
+    folds = len(comparison.plan.splits.splits)
     additions = comparison_additions(comparison, study.analysis)
     first = [
         *([headline] if headline is not None else []),
@@ -88,6 +92,7 @@ def write_results(study: Study, out: Path) -> Path:
         Section("The searched network against every row", [], [tables["against_the_search"]]),
         Section("Images of every row", [], [tables["images"]]),
         *([cells] if cells is not None else []),
+        numbers_section(single_numbers(comparison.plan.cohort, folds=folds), folds),
     ]
     if headline is not None:
         tables["headline"] = next(item for item in headline.items if isinstance(item, Table))
@@ -121,7 +126,7 @@ def paper_table(comparison: Comparison, models: Sequence[str], caption: str) -> 
         area = estimates[model]
         rows.append(
             [
-                model,
+                named(model),
                 *(_at_half(comparison, model, metric) for metric in METRICS),
                 format_interval(area.value, area.low, area.high),
                 f"{auc(labels, decisions.astype(float)):.3f}",
@@ -144,16 +149,25 @@ def paper_table(comparison: Comparison, models: Sequence[str], caption: str) -> 
         rows,
         f"{caption} n = {patients} patients pooled over the folds, threshold 0.5; 95 % bootstrap intervals over "
         "patients, conditional on the trained models. “AUC of labels” is that of the decisions, (sensitivity + "
-        "specificity) / 2.",
+        "specificity) / 2. Stand-in: widths not published.",
     )
+
+
+def named(model: str) -> str:
+    """A row, marked where its widths are ours."""
+    return f"{model} (stand-in)" if model in STAND_INS else model
 
 
 def _at_half(comparison: Comparison, model: str, metric: str) -> str:
     judged = comparison.evaluation.judged
-    for one in () if judged is None else judged.estimates:
-        if (one.model, one.metric, one.rule) == (model, metric, "0.5") and "bootstrap" in one.method:
-            return format_interval(one.value, one.low, one.high)
-    return "–"
+    of_key = [
+        one
+        for one in (() if judged is None else judged.estimates)
+        if (one.model, one.metric, one.rule) == (model, metric, "0.5")
+    ]
+    # Where all decisions are alike nothing varies between resamples, and an exact interval stands alone.
+    one = next((one for one in of_key if "bootstrap" in one.method), of_key[0] if of_key else None)
+    return "–" if one is None else format_interval(one.value, one.low, one.high)
 
 
 def _explained() -> list[str]:
@@ -184,7 +198,7 @@ def _differences(comparison: Comparison, searched: str) -> Table:
         other = one.second if one.first == searched else one.first
         rows.append(
             [
-                other,
+                named(other),
                 format_interval(sign * one.difference, low, high, signed=True),
                 format_p(one.p_value),
                 format_p(one.p_holm),
@@ -198,7 +212,10 @@ def _differences(comparison: Comparison, searched: str) -> Table:
 
 
 def _images(study: Study) -> Table:
-    rows = [[name, row.images, "random", row.note] for name, row in study.rows.items()]
+    rows = [
+        [named(name), row.images, "random" if is_network(study.main, name) else "–", row.note]
+        for name, row in study.rows.items()
+    ]
     return Table(
         ("model", "grid, crop, slice", "initialisation", "remark"),
         rows,
@@ -217,7 +234,9 @@ def _figure_2(comparison: Comparison) -> Figure:
                 text = format_interval(value, low, high)
                 if model in PAPER:
                     text += f"; paper {PAPER[model].auc:.3f}"
-                rows.append(ForestRow(model, "in the plane" if axes == "2-D" else "in space", value, low, high, text))
+                rows.append(
+                    ForestRow(named(model), "in the plane" if axes == "2-D" else "in space", value, low, high, text)
+                )
     return forest_figure(
         rows,
         xlabel="AUC for distant metastasis",
@@ -230,7 +249,7 @@ def _figure_2(comparison: Comparison) -> Figure:
 
 def _headline(study: Study) -> tuple[Section | None, list[str]]:
     """The variant that was chosen inside the folds, which nobody could tune."""
-    if study.choice is None:
+    if study.choice is None or CHOICE not in study.choice.models:
         return None, []
     estimates = primary_estimates(study.choice.evaluation)
     one = estimates[CHOICE]
@@ -249,7 +268,9 @@ def _headline(study: Study) -> tuple[Section | None, list[str]]:
     items: list[Table | Figure] = [table, _differences(study.choice, CHOICE)]
     text = [f"Variants, fixed before the run: {'; '.join(study.variants)}."]
     if study.permuted:
-        best = [max(found.values()) for found in study.permuted.values()]
+        whole = [max(found.values()) for found in study.permuted.values() if len(found) == len(study.variants)]
+        tables = [name for name in study.variants if all(name in found for found in study.permuted.values())]
+        best = [max(found[name] for name in tables) for found in study.permuted.values()]
         rows = [
             [
                 model,
@@ -261,9 +282,12 @@ def _headline(study: Study) -> tuple[Section | None, list[str]]:
             Table(("variant", "AUC on permuted labels"), rows, "One number a permutation; the same folds and patients.")
         )
         lines.append(
-            f"Without any signal (labels permuted over all patients, {len(best)} draws) the best variant of a draw has "
-            f"a mean AUC of {np.mean(best):.3f}, at most {max(best):.3f}: the best row of a table proves nothing here."
+            f"Without any signal (labels permuted over all patients) the best of the {len(tables)} variants without a "
+            f"network has a mean AUC of {np.mean(best):.3f} over {len(best)} draws, at most {max(best):.3f}"
+            + (f", and the best of all {len(study.variants)} {max(whole):.3f} ({len(whole)} drawn)" if whole else "")
+            + ": the best row of a table proves nothing here."
         )
+    text.append("Every other row of this page is exploratory.")
     return Section("Headline: chosen inside the fold", text, items), lines
 
 
@@ -289,7 +313,7 @@ def _cells(study: Study, out: Path) -> tuple[Section | None, dict[str, Table]]:
         for split in comparison.plan.splits.splits
         for seed in comparison.plan.seeds
     }
-    found = {key: folder for key, folder in folders.items() if (folder / "search" / "architecture.jsonl").exists()}
+    found = {key: folder for key, folder in folders.items() if (folder / "search" / "genotype.json").exists()}
     if not found:
         return None, {}
     rows, edges = [], Counter()
@@ -346,9 +370,9 @@ def screen(study: Study) -> ScreenTable:
     for column in ("model", "AUC [95 %]", "paper"):
         table.add_column(column)
     found = dict(primary_estimates(study.main.evaluation))
-    if study.choice is not None:
+    if study.choice is not None and CHOICE in study.choice.models:
         found = {CHOICE: primary_estimates(study.choice.evaluation)[CHOICE], **found}
     for model, one in found.items():
         printed = f"{PAPER[model].auc:.3f}" if model in PAPER else ""
-        table.add_row(model, format_interval(one.value, one.low, one.high), printed)
+        table.add_row(named(model), format_interval(one.value, one.low, one.high), printed)
     return table

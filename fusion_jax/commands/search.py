@@ -1,6 +1,7 @@
 """`fusion-jax search`: cells that fuse the images of a cohort, found by gradient descent."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,9 @@ import tyro
 __all__ = ["Config", "run"]
 
 RECORD = "search.json"
+
+OF_THE_CALL = ("out", "resume", "compilation_cache")
+"""Options that change nothing of the search."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Config:
       cohort: folder with a cohort.toml or shards, or the name of a bundled cohort. Images have one shape.
       sources: images and clinical sources to read; all by default.
       out: folder of the results. Default: results/search/ and the name of the cohort.
-      resume: go on with the search in OUT, or write its report again.
+      resume: go on with the search in OUT with the options it was started with, or write its report again.
       epochs: of the search.
       layout: normal (N) and reduction cells (R) in turn, beginning with N.
       nodes: of a cell.
@@ -48,7 +52,7 @@ class Config:
       augment: what images go through.
       precision: of the computation; bfloat16 on accelerators.
       task: what is predicted, where the cohort has a label and times.
-      seed: of everything random.
+      seed: of what is drawn in the search; which patients are in which half does not depend on it.
       compilation_cache: keep compiled programs for the next run, in a private folder of the user's cache.
     """
 
@@ -97,8 +101,8 @@ def run(config: Config) -> int:
     out = checked_folder(config.out or Path("results") / "search" / file_name(name))
     if (out / RECORD).exists() and not config.resume:
         raise ValueError(f"{out} holds a search. Go on with it: --resume; or name another folder: --out DIR.")
-    if config.resume and not (out / RECORD).exists():
-        raise ValueError(f"--resume: {out} holds no search. Leave --resume out to begin one there.")
+    if config.resume:
+        config = _resumed(config, out)
     from fusion_jax.data.splits import Split
     from fusion_jax.models.comparison import cohort_address
     from fusion_jax.models.registry import make_recipe
@@ -115,9 +119,9 @@ def run(config: Config) -> int:
     everybody = Split(0, 0, tuple(cohort.case_id), (), ())
     print(recipe.memory(cohort))
     versions: dict[str, Any] = dict(run_record())
-    record = {"cohort": config.cohort, "arguments": recipe.arguments(), "seed": config.seed, "run": versions}
     if not config.resume:
-        write_json(out / RECORD, record)
+        options = {name: value for name, value in asdict(config).items() if name not in OF_THE_CALL}
+        write_json(out / RECORD, {"options": options, "run": versions})
     with progress_bar("preparing images") as bar:
 
         def told(progress: Any) -> None:
@@ -128,12 +132,38 @@ def run(config: Config) -> int:
         found = recipe.find(cohort, everybody, run_key(config.seed, 0, 0), out, report=told)
     names = images if len(images) > 1 else [images[0], images[0]]
     report = write_search_report(
-        out, images=images, dot=dot(found.genotype, names), record={"settings": record["arguments"], **versions}
+        out,
+        images=images,
+        dot=dot(found.genotype, names),
+        record={"settings": recipe.arguments(), "seed": config.seed, **versions},
     )
     print(f"Report: {report}")
     print(f"On other patients: fusion-jax compare COHORT --models genotype:{out / 'genotype.json'} ...")
     print(f"On these: fusion-jax compare {config.cohort} --models mm-nas ..., which searches anew in every fold.")
     return 0
+
+
+def _resumed(config: Config, out: Path) -> Config:
+    """The options of the search in a folder; options given now may say nothing else.
+
+    Raises:
+      ValueError: no search there, or another one.
+    """
+    if not (out / RECORD).exists():
+        raise ValueError(f"--resume: {out} holds no search. Leave --resume out to begin one there.")
+    stored = json.loads((out / RECORD).read_text(encoding="utf-8"))["options"]
+    stored = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    default = Config(cohort=config.cohort)
+    for name, before in stored.items():
+        now = getattr(config, name)
+        if now not in (before, getattr(default, name)):
+            raise ValueError(
+                f"--resume with --{name.replace('_', '-')} {now}; the search in {out} has {before}. Leave the option "
+                "out, or search in another folder."
+            )
+    if config.cohort != stored["cohort"]:
+        raise ValueError(f"--resume on {config.cohort}; the search in {out} is on {stored['cohort']}.")
+    return replace(config, **stored)
 
 
 def _arguments(config: Config) -> dict[str, Any]:
@@ -144,7 +174,7 @@ def _arguments(config: Config) -> dict[str, Any]:
         "batch_size": "search_batch_size",
         "rate": "search_rate",
     }
-    own = ("cohort", "out", "resume", "seed", "compilation_cache")
+    own = ("cohort", "seed", *OF_THE_CALL)
     values = {name: getattr(config, name) for name in config.__dataclass_fields__ if name not in own}
     values["space"] = config.space[0] if len(config.space) == 1 else config.space
     return {renamed.get(name, name): list(v) if isinstance(v, tuple) else v for name, v in values.items()}

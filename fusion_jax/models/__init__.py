@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fusion_jax.models.deep import features
-    from fusion_jax.models.published import PUBLISHED
+    from fusion_jax.models.published import PUBLISHED, STAND_INS
+    from fusion_jax.models.radiomics import RadiomicSettings, radiomic_features
     from fusion_jax.models.recipe import Recipe, open_recipe
     from fusion_jax.models.registry import RECIPES, describe, load_recipe, make_recipe, single
     from fusion_jax.models.schema import Schema, check_schema
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "deep": ("features",),
-    "published": ("PUBLISHED",),
+    "published": ("PUBLISHED", "STAND_INS"),
+    "radiomics": ("RadiomicSettings", "radiomic_features"),
     "recipe": ("Recipe", "open_recipe"),
     "registry": ("RECIPES", "describe", "load_recipe", "make_recipe", "single"),
     "schema": ("Schema", "check_schema"),
@@ -28,6 +30,8 @@ _HOMES = {
 __all__ = [
     "PUBLISHED",
     "RECIPES",
+    "STAND_INS",
+    "RadiomicSettings",
     "Recipe",
     "Schema",
     "Target",
@@ -39,6 +43,7 @@ __all__ = [
     "open_address",
     "open_recipe",
     "prediction_rows",
+    "radiomic_features",
     "run_split",
     "run_task",
     "single",

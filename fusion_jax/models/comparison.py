@@ -59,6 +59,10 @@ GIGABYTES = 4.0
 LOG = logging.getLogger("fusion_jax.models.comparison")
 
 
+OF_ENCODERS = ("encoder", "encoders", "encoding", "features", "head", "dropout", "source_dropout", "weights")
+"""Arguments of networks that a network of searched cells does not have."""
+
+
 class Choice(NamedTuple):
     """A model of a comparison.
 
@@ -355,6 +359,7 @@ def carry_out(
             "models": config["models"],
             "protocol": dataclasses.asdict(made.protocol),
             "covariates": made.covariates,
+            "remarks": made.remarks,
             "record": run_record(),
         },
     )
@@ -401,6 +406,7 @@ def open_plan(out: str | Path, *, protocol: Protocol | None = None) -> Plan:
         protocol = Protocol(**fields)
     sources = {name: tuple(dict.fromkeys(recipe.sources(cohort))) for name, recipe in recipes.items()}
     found, remarks = _checked(out, cohort, False, None)
+    remarks = tuple(dict.fromkeys((*remarks, *stored.get("remarks", ()))))
     target = Target.from_json(stored["target"])
     return Plan(
         folder=out,
@@ -532,6 +538,9 @@ def _choices(models: Models, cohort: Cohort, task: TargetKind, settings: Mapping
         shared = dict(settings) if entry.kind == "deep" else {}
         if task != "auto":
             shared["task"] = task
+        if entry.kind == "searched" and settings:
+            # What networks share is for the one that is trained in the end.
+            shared["retrain"] = {name: value for name, value in settings.items() if name not in OF_ENCODERS}
         arguments = _merged(shared, choice.arguments)
         if entry.kind == "tuned":
             arguments["candidates"] = _candidates(name, arguments, cohort, settings)

@@ -1,6 +1,7 @@
 """A network whose cells are searched among the training patients, and then trained from scratch on all of them."""
 
 import dataclasses
+import functools
 import logging
 import shutil
 from collections.abc import Mapping
@@ -55,9 +56,10 @@ class Found(NamedTuple):
 class SearchedRecipe:
     """Cells by gradient descent, in which the training patients of a fold are divided in two; then a new network.
 
-    Half of the training patients move the weights of the search, the other half the architecture. The network of the
-    cells that were found starts from new weights, and is trained on all training patients as `retrain` says. Defaults
-    suit some fifty cases of 32 voxels an axis on two cores.
+    Half of the training patients move the weights of the search, the other half the architecture; the halves are the
+    same for all seeds, as the folds are, so that seeds differ in what is drawn while training. The network of the cells
+    that were found starts from new weights, and is trained on all training patients as `retrain` says. Defaults suit
+    some fifty cases of 32 voxels an axis on two cores.
 
     Attributes:
       name: of the recipe.
@@ -85,6 +87,7 @@ class SearchedRecipe:
       penalty: on the expected number of parameters, as a share of the largest.
       collapse: what ends the search early: too many skip connections, or a rising eigenvalue.
       eigenvalue_every: epochs between measurements of the dominant eigenvalue; 0 for none.
+      precision: of the computation.
       retrain: arguments of the recipe `genotype`, such as `epochs` and `augment`.
       augment: name of what images go through in the search.
       columns, selection, clinical_values, standardise, task, gigabytes: as in `DeepRecipe`.
@@ -149,11 +152,38 @@ class SearchedRecipe:
         for field, (fits, expected) in limits.items():
             if not fits:
                 raise ValueError(f"recipe {self.name!r}: {field} is {getattr(self, field)!r}; expected {expected}.")
+        self._check_search()
         unknown = [name for name in self.operations if name not in OPERATIONS]
         if unknown:
             raise ValueError(
                 f"recipe {self.name!r}: no operation {unknown[0]!r}; expected some of {', '.join(OPERATIONS)}."
             )
+
+    def _check_search(self) -> None:
+        """Settings of the search that would only fail once it runs."""
+        from fusion_jax.models.augmentation import check_augmentation
+
+        check_augmentation(self.augment)
+        limits = {
+            "partial": (
+                self.partial >= 1 and self.channels % self.partial == 0,
+                f"a divisor of {self.channels} channels",
+            ),
+            "warmup_epochs": (
+                0 <= self.warmup_epochs < self.search_epochs,
+                f"0 to below the {self.search_epochs} epochs of the search",
+            ),
+            "penalty": (self.penalty >= 0, "0 or more"),
+            "search_rate": (self.search_rate > 0, "a positive number"),
+            "architecture_rate": (self.architecture_rate > 0, "a positive number"),
+            "eigenvalue_every": (
+                self.eigenvalue_every >= (1 if self.collapse == "eigenvalue" else 0),
+                "1 or more where the eigenvalue ends the search, else 0 or more",
+            ),
+        }
+        for field, (fits, expected) in limits.items():
+            if not fits:
+                raise ValueError(f"recipe {self.name!r}: {field} is {getattr(self, field)!r}; expected {expected}.")
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -206,7 +236,7 @@ class SearchedRecipe:
         self.memory(cohort)
         ready = self.prepared(cohort, split, sources, target)
         first, second = self._halves(cohort, ready, split)
-        supernet, objective = self.supernet(ready.cohort, sources, target), _objective(target)
+        supernet, objective = self.supernet(ready.cohort, sources, target), _objective(target.kind)
         result = search(
             supernet,
             ready.cohort,
@@ -220,7 +250,11 @@ class SearchedRecipe:
             batch_size=self.search_batch_size,
             augment=self._augmentation(ready, sources),
             record=self._record(
-                sources, {"halves": [[ready.cohort.case_id[int(row)] for row in part] for part in (first, second)]}
+                sources,
+                {
+                    "halves": [[ready.cohort.case_id[int(row)] for row in part] for part in (first, second)],
+                    "cohort": cohort.fingerprint,
+                },
             ),
             report=report,
         )
@@ -388,7 +422,7 @@ class SearchedRecipe:
         return lambda batch, key: augmented(filled, batch, case_keys(key, 0, batch.index))
 
     def _record(self, sources: tuple[str, ...], more: Mapping[str, Any]) -> dict[str, Any]:
-        return {"sources": list(sources), "network": self.network(), **more}
+        return {"sources": list(sources), "network": self.network(), "arguments": self.arguments(), **more}
 
 
 def _shapes(ready: Cohort, sources: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -402,10 +436,12 @@ def _outputs(target: Target) -> int:
     return 1 if target.kind == "survival" else len(target.classes)
 
 
-def _objective(target: Target) -> Any:
+@functools.lru_cache(maxsize=2)
+def _objective(kind: str) -> Any:
+    """One for all folds, which then share the compilation of a step."""
     from fusion_jax.fusion import cox, softmax_cross_entropy
 
-    return cox() if target.kind == "survival" else softmax_cross_entropy()
+    return cox() if kind == "survival" else softmax_cross_entropy()
 
 
 def _facts(result: Any) -> dict[str, Any]:

@@ -376,9 +376,9 @@ def _first_convolutions(
             y = conv(_blocks(x), kernel, padding=1)
         else:
             kernel = jnp.concatenate([dense[name] for name in members], axis=-1)
-            if stride == 2:  # all taps of a dilated window lie on the strided grid
-                x, dilation = strided_halves(x)[0], 1
-            y = conv(x, kernel, padding=dilation * (window // 2), dilation=dilation)
+            # Strided, all taps of a dilated window lie on the strided grid.
+            grid, step = (x, dilation) if stride == 1 else (strided_halves(x)[0], 1)
+            y = conv(grid, kernel, padding=step * (window // 2), dilation=step)
         found |= dict(zip(members, jnp.split(y, len(members), axis=-1), strict=True))
     return found
 

@@ -338,7 +338,10 @@ def _changed(
 
 
 def _changes(changes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in changes.items())
+    words = {"dtype": "half precision", "batch_size": "batches of"}
+    return ", ".join(
+        f"{words[name]} {value}" if name in words else f"{name}={value}" for name, value in changes.items()
+    )
 
 
 def _gib(size: float) -> str:

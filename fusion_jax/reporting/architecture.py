@@ -398,7 +398,7 @@ def _rounded(points: Sequence[tuple[float, float]], radius: float = 0.05) -> Out
             legs.append(corner + (end - corner) * min(1.0, radius / length) if length else corner)
         places += [legs[0], corner, legs[1]]
         codes += [Outline.LINETO, Outline.CURVE3, Outline.CURVE3]
-    return Outline(np.array([*places, corners[-1]]), [*codes, Outline.LINETO])
+    return Outline(np.array([*places, corners[-1]]), np.array([*codes, Outline.LINETO], np.uint8))
 
 
 def _told(layout: _Layout) -> str:

@@ -51,11 +51,14 @@ def write_search_report(folder: str | Path, *, images: Sequence[str], dot: str, 
         save_figure(figure, folder / "figures" / f"{name}.svg")
     write_text(folder / "cells.dot", dot)
     skips = max(facts["skip_share"].values())
+    loss = facts["validation_loss"]
     summary = [
         (
             f"The cells of epoch {best + 1} were kept, whose loss on the other half of the patients was the smallest: "
-            f"{facts['validation_loss']:.3f}."
-        ),
+            f"{loss:.3f}."
+        )
+        if loss is not None
+        else f"The loss on the other half of the patients was never a number; the cells of epoch {best + 1} were kept.",
         (
             f"Entropy of the mixing weights, {_from_to(lines, 'entropy')} nats an edge; "
             f"{len(lines[-1]['operations'])} candidates start from {_start(lines):.2f}."

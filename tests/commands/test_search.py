@@ -64,12 +64,35 @@ def test_a_search_goes_on_only_where_it_is_asked_to(study, tmp_path):
     assert code == 2
     assert "holds no search" in err
     before = (place / "out" / "genotype.json").read_text()
-    code, _, err = ask("search", place / "data", "--out", place / "out", "--resume", *SMALL)
+    # The options are those that the search was started with.
+    code, out, err = ask("search", place / "data", "--out", place / "out", "--resume", "--no-compilation-cache")
     assert (code, err) == (0, "")
+    assert "Report:" in out
     assert (place / "out" / "genotype.json").read_text() == before
-    code, _, err = ask("search", place / "data", "--out", place / "out", "--resume", *SMALL, "--rate", "0.5")
+    for option, value, stored in (("--rate", "0.5", "0.025"), ("--augment", "flips", "none"), ("--nodes", "2", "1")):
+        code, _, err = ask("search", place / "data", "--out", place / "out", "--resume", option, value)
+        assert code == 2
+        assert f"--resume with {option} {value}; the search in {place / 'out'} has {stored}." in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--collapse", "eigenvalue"), "eigenvalue_every is 0; expected 1 or more"),
+        (("--partial", "3"), "partial is 3; expected a divisor of 4 channels"),
+        (("--rate", "-1"), "search_rate is -1.0; expected a positive number"),
+        (("--augment", "nonsense"), "nonsense"),
+        (("--warmup-epochs", "60"), "warmup_epochs is 60; expected 0 to below the 50 epochs"),
+        (("--space", "skip", "conv9"), "no operation 'conv9'"),
+        (("--sources", "mri"), "no source 'mri'"),
+    ],
+)
+def test_a_search_that_cannot_run_leaves_nothing_behind(options, message, study, tmp_path):
+    place, _ = study
+    code, _, err = ask("search", place / "data", "--out", tmp_path / "out", *options)
     assert code == 2
-    assert "Traceback" not in err
+    assert message in err
+    assert not (tmp_path / "out" / "search.json").exists()
 
 
 def test_a_comparison_says_that_cells_were_searched_on_its_patients(study):

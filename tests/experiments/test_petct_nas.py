@@ -59,6 +59,7 @@ def _kept(models, names):
     return {name: models[name] for name in names}
 
 
+@pytest.mark.slow
 def test_the_report_has_the_tables_of_the_paper_the_choice_and_the_cells(results):
     page = (results / "report.html").read_text()
     for words in ("Headline", "Table 1: methods", "– printed", "permuted", "Cells of fold 1", "random cells"):
@@ -68,6 +69,7 @@ def test_the_report_has_the_tables_of_the_paper_the_choice_and_the_cells(results
     assert (results / "figures" / "cells.svg").exists()
 
 
+@pytest.mark.slow
 def test_a_variant_is_chosen_among_training_patients_in_every_fold(results):
     found = sorted((results / "choice" / "tasks").glob(f"{CHOICE}*/*/choice.json"))
     assert len(found) == 2
@@ -75,6 +77,7 @@ def test_a_variant_is_chosen_among_training_patients_in_every_fold(results):
         assert json.loads(path.read_text())["winner"] in VARIANTS
 
 
+@pytest.mark.slow
 def test_searched_and_random_cells_are_trained_on_the_same_patients(results):
     divisions = {
         name: [json.loads(path.read_text()) for path in sorted((results / "tasks").glob(f"{name}*/*/division.json"))]

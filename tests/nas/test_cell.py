@@ -77,6 +77,9 @@ def fan_of(**settings):
     [
         ((5, 4), {}, True),
         ((5, 4), {"stride": 2, "norm": "batch"}, True),
+        pytest.param(
+            (5, 4), {"stride": 2, "operations": ("none", "dil5", "sep3", "conv3")}, True, marks=pytest.mark.slow
+        ),
         pytest.param((5, 4), {"norm": "batch", "edges": 3}, True, marks=pytest.mark.slow),
         pytest.param((5, 4), {"channels": 5, "norm": "none"}, False, marks=pytest.mark.slow),
         pytest.param((6, 5), {"stride": 2, "channels": 5}, False, marks=pytest.mark.slow),
@@ -91,7 +94,7 @@ def test_all_edges_of_a_map_at_once_are_the_edges_one_by_one(sizes, settings, de
         for limit in ("NARROW", "FIRST_WORK", "SECOND_WORK"):
             monkeypatch.setattr(cells, limit, 0)
     fan = fan_of(**settings)
-    x, weights, beta = normal(2, *sizes, fan.channels), normal(fan.edges, len(OPERATIONS)), normal(fan.edges)
+    x, weights, beta = normal(2, *sizes, fan.channels), normal(fan.edges, len(fan.operations)), normal(fan.edges)
     mask = jnp.array([True, False]) if fan.norm == "batch" else None
     variables = filled(fan, x, weights, beta, mask=mask)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fusion_jax.data import Batches
+from fusion_jax.data import Arrays, Batches
 from fusion_jax.data.synthetic.truth import area_under_curve
 from fusion_jax.data.synthetic.two_modalities import focus_and_texture
 from fusion_jax.encoders.linen import as_model
@@ -20,6 +20,10 @@ from fusion_jax.training.optimiser import Optimiser, make_optimiser
 from fusion_jax.training.state import initial_state, make_step
 
 OBJECTIVE = softmax_cross_entropy()
+SETTINGS = SearchSettings(
+    weights=Optimiser("sgd", learning_rate=0.03, momentum=0.9, weight_decay=3e-4, clip_norm=5.0),
+    architecture=Optimiser("adam", learning_rate=0.05, betas=(0.5, 0.999), weight_decay=1e-3),
+)
 
 
 class Scene(NamedTuple):
@@ -48,10 +52,7 @@ def test_the_searched_network_beats_those_of_one_modality(tmp_path, scene):
         cohort,
         *halves,
         objective=OBJECTIVE,
-        settings=SearchSettings(
-            weights=Optimiser("sgd", learning_rate=0.03, momentum=0.9, weight_decay=3e-4, clip_norm=5.0),
-            architecture=Optimiser("adam", learning_rate=0.05, betas=(0.5, 0.999), weight_decay=1e-3),
-        ),
+        settings=SETTINGS,
         folder=tmp_path / "search",
         key=run_key(0),
         epochs=scene.epochs,
@@ -62,7 +63,6 @@ def test_the_searched_network_beats_those_of_one_modality(tmp_path, scene):
     for table, first in found.history[0]["entropy"].items():
         assert found.history[-1]["entropy"][table] < first < chance
     assert found.history[-1]["entropy"]["normal"] < 0.98 * chance
-    assert uses_inputs(found.genotype.normal) == {0, 1}
 
     def held_out_auc(sources):
         """AUC of the derived network of some sources, trained anew with one budget."""
@@ -94,3 +94,35 @@ def test_the_searched_network_beats_those_of_one_modality(tmp_path, scene):
         alone = {source: held_out_auc((source,)) for source in bayes}
         assert max(alone.values()) < together - 0.1
         assert all(auc < bayes[source] + 0.1 for source, auc in alone.items())
+
+
+def test_a_cell_takes_the_two_modalities_that_tell_and_leaves_noise_out(tmp_path):
+    """Of three inputs a node keeps two; those of no use come first, where ties would take them."""
+    n = SMALL.cases
+    cohort, _ = focus_and_texture(2 * n, shape=SMALL.shape, seed=1)
+    noise = np.random.default_rng(0).normal(size=(2 * n, *SMALL.shape, 1)).astype(np.float32)
+    cohort = cohort.with_source("noise", Arrays(noise))
+    net = SuperNet(
+        ("noise", "pet", "ct"),
+        layout="N",
+        nodes=1,
+        channels=4,
+        stem_multiplier=2,
+        stem_stride=1,
+        head=(16,),
+        operations=SMALL.operations,
+        remat="none",
+    )
+    found = search(
+        net,
+        cohort,
+        np.arange(n),
+        np.arange(n, 2 * n),
+        objective=OBJECTIVE,
+        settings=SETTINGS,
+        folder=tmp_path,
+        key=run_key(0),
+        epochs=SMALL.epochs,
+        batch_size=16,
+    )
+    assert uses_inputs(found.genotype.first, inputs=3) == {1, 2}

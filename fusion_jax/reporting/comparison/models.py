@@ -9,7 +9,7 @@ import numpy as np
 
 from fusion_jax.evaluation.estimates import MetricKey, title
 from fusion_jax.models.analysis import Analysis, Training, is_network
-from fusion_jax.models.comparison import Comparison
+from fusion_jax.models.comparison import Choice, Comparison
 from fusion_jax.reporting.evaluation.words import people
 from fusion_jax.reporting.html import Section, Table, format_number
 from fusion_jax.reporting.tables import format_interval, format_p
@@ -59,7 +59,7 @@ def models_section(comparison: Comparison, analysis: Analysis, tables: dict[str,
         choice, some = made.choices[model], analysis.trainings[model]
         rows.append(
             [
-                model if model == choice.recipe else f"{model} ({choice.recipe})",
+                _named(model, choice),
                 _reads(comparison, model),
                 _initialisation(some),
                 _span(some, "parameters", "{:,.0f}"),
@@ -109,6 +109,15 @@ def models_section(comparison: Comparison, analysis: Analysis, tables: dict[str,
     )
     text += list(reasons)[:3]
     return Section("Models", text, items)
+
+
+def _named(model: str, choice: Choice) -> str:
+    """A model with its recipe, and with what has to be known of a published one."""
+    from fusion_jax.models.published import STAND_INS
+
+    note = STAND_INS.get(str(choice.arguments.get("model")))
+    about = [*([] if model == choice.recipe else [choice.recipe]), *([note] if note else [])]
+    return f"{model} ({'; '.join(about)})" if about else model
 
 
 def _own_arguments(comparison: Comparison) -> list[list[Any]]:
