@@ -18,6 +18,28 @@ SMALL = {"epochs": 3, "features": 8, "head": [4], "encoder": {"name": "cnn", "wi
 """Arguments of a network that is trained in a moment, but for its compilation."""
 
 
+CELLS = {
+    "genotype": {"normal": [["conv3", 0], ["skip", 1]], "reduce": [], "normal_concat": [2], "reduce_concat": []},
+    "settings": {"layout": "N", "channels": 2, "stem_multiplier": 1, "head": []},
+}
+"""Arguments of a network of the smallest cell."""
+
+SEARCHED = {
+    "layout": "N",
+    "nodes": 1,
+    "channels": 2,
+    "derived_channels": 2,
+    "stem_multiplier": 1,
+    "head": [],
+    "space": ["none", "skip", "conv3"],
+    "search_epochs": 2,
+    "search_batch_size": 4,
+    "architecture_rate": 0.1,
+    "retrain": {"epochs": 2, "batch_size": 4, "quality": "none"},
+}
+"""Arguments of a search that takes a moment, but for its compilation."""
+
+
 class Pictures:
     """Reader of small pictures that knows which rows were asked for."""
 

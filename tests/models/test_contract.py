@@ -14,6 +14,7 @@ from fusion_jax.models.registry import RECIPES, load_recipe, make_recipe, single
 from fusion_jax.models.schema import Schema, check_schema
 from fusion_jax.models.strategies import Design, build
 from fusion_jax.training.keys import run_key
+from tests.models.conftest import CELLS, SEARCHED
 
 SMALL = {"epochs": 2, "features": 8, "head": [4], "encoder": {"name": "cnn", "widths": [4]}, "quality": "none"}
 FAST = {"trees": 10}
@@ -26,14 +27,18 @@ def arguments(name):
     entry = RECIPES.get(name)
     if entry is None or entry.kind == "deep":
         published = {"model": "markers only", "rename": {"markers": "clinical"}} if name == "published" else {}
-        return SMALL | published
+        return SMALL | published | (CELLS if name == "genotype" else {})
+    if entry.kind == "searched":
+        return SEARCHED
     if entry.kind == "tuned":
         return TUNED
     return FAST if "trees" in entry.arguments else {}
 
 
 NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow] if entry.kind == "deep" and name != QUICK_DEEP else [], id=name)
+    pytest.param(
+        name, marks=[pytest.mark.slow] if entry.kind in ("deep", "searched") and name != QUICK_DEEP else [], id=name
+    )
     for name, entry in RECIPES.items()
 ]
 

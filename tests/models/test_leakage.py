@@ -9,6 +9,7 @@ from fusion_jax.data import k_fold
 from fusion_jax.models.recipe import open_recipe
 from fusion_jax.models.registry import RECIPES, make_recipe
 from fusion_jax.models.task import run_split
+from tests.models.conftest import CELLS, SEARCHED
 
 TUNED = {"candidates": {"ridge": {"recipe": "logistic-regression"}, "lasso": {"recipe": "elastic-net"}}, "folds": 2}
 SMALL = {"epochs": 1, "features": 8, "head": [4], "encoder": {"name": "cnn", "widths": [4]}}
@@ -51,7 +52,9 @@ def spoiled(tiny, cases):
 
 
 def watched_fit(name, tiny, tmp_path):
-    given = {"deep": SMALL, "classical": {"trees": 5}, "tuned": TUNED}[RECIPES[name].kind]
+    given = {"deep": SMALL, "classical": {"trees": 5}, "tuned": TUNED, "searched": SEARCHED}[RECIPES[name].kind]
+    if name == "genotype":
+        given = {**given, **CELLS}
     if name == "published":
         given = {**given, "model": "markers only", "rename": {"markers": "clinical"}}
     split = k_fold(tiny.cohort, 2, seed=0).splits[0]

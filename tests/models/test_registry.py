@@ -72,7 +72,7 @@ def test_the_table_describes_every_recipe_as_json():
     table = describe()
     assert [line.name for line in table] == list(RECIPES)
     json.dumps([line.arguments for line in table])
-    assert all(line.text and line.kind in ("deep", "classical", "tuned") for line in table)
+    assert all(line.text and line.kind in ("deep", "classical", "searched", "tuned") for line in table)
     assert next(line for line in table if line.name == "cox+measurements").arguments["features"] == "all"
 
 

@@ -10,20 +10,8 @@ from fusion_jax.models.architecture import network_sources, of_genotype_file
 from fusion_jax.models.registry import make_recipe, resolved
 from fusion_jax.models.task import run_split
 from fusion_jax.nas.genotype import Genotype, genotype_to_json, read_genotype, write_genotype
+from tests.models.conftest import SEARCHED
 
-TINY = {
-    "layout": "N",
-    "nodes": 1,
-    "channels": 2,
-    "derived_channels": 2,
-    "stem_multiplier": 1,
-    "head": [],
-    "space": ["none", "skip", "conv3"],
-    "search_epochs": 2,
-    "search_batch_size": 4,
-    "architecture_rate": 0.1,
-    "retrain": {"epochs": 2, "batch_size": 4, "quality": "none"},
-}
 CELLS = Genotype((("conv3", 0), ("skip", 1)), (), (2,), ())
 
 
@@ -45,7 +33,7 @@ def two_images(cases=16, *, sizes=(8, 8)):
 def searched(tmp_path_factory):
     cohort, folder = two_images(), tmp_path_factory.mktemp("searched")
     split = k_fold(cohort, 2, seed=0).splits[0]
-    run_split(make_recipe("mm-nas", TINY), cohort, split, seed=0, folder=folder, model="searched")
+    run_split(make_recipe("mm-nas", SEARCHED), cohort, split, seed=0, folder=folder, model="searched")
     return cohort, split, folder
 
 
@@ -68,7 +56,7 @@ def test_the_network_that_predicts_is_that_of_the_cells_that_were_found(searched
     assert facts["search"]["control"] == "search"
     assert facts["search"]["epochs"] == 2
     rows = split.rows(cohort).test
-    scores = make_recipe("mm-nas", TINY).predict(folder, cohort, rows)
+    scores = make_recipe("mm-nas", SEARCHED).predict(folder, cohort, rows)
     assert scores.shape == (len(rows), 2)
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
     assert not list(folder.rglob("checkpoints"))
@@ -79,7 +67,7 @@ def test_random_cells_are_drawn_by_the_key_and_not_searched(tmp_path):
 
     cohort = two_images()
     split = k_fold(cohort, 2, seed=0).splits[0]
-    recipe = make_recipe("mm-nas", {**TINY, "nodes": 3, "control": "random"})
+    recipe = make_recipe("mm-nas", {**SEARCHED, "nodes": 3, "control": "random"})
     found = [recipe.find(cohort, split, jax.random.key(k), tmp_path / str(n)) for n, k in enumerate((0, 0, 1))]
     assert found[0].genotype == found[1].genotype != found[2].genotype
     assert found[0].facts == {"control": "random"}
@@ -98,7 +86,7 @@ def test_a_genotype_file_is_a_recipe_with_the_settings_of_its_search(tmp_path, s
     path.unlink()  # the recipe holds the cells itself
     assert make_recipe(recipe.name, recipe.arguments()).arguments() == recipe.arguments()
     found = of_genotype_file(searched[2] / "genotype.json")
-    assert found["settings"]["channels"] == TINY["derived_channels"]
+    assert found["settings"]["channels"] == SEARCHED["derived_channels"]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +114,6 @@ def test_images_of_several_shapes_are_refused_before_anything_is_compiled(tmp_pa
     cohort = two_images(sizes=(8, 6))
     split = k_fold(cohort, 2, seed=0).splits[0]
     with pytest.raises(ValueError, match=r"several shapes: pet \(8, 8, 1\), ct \(6, 6, 1\); expected one"):
-        run_split(make_recipe("mm-nas", TINY), cohort, split, seed=0, folder=tmp_path, model="searched")
+        run_split(make_recipe("mm-nas", SEARCHED), cohort, split, seed=0, folder=tmp_path, model="searched")
     with pytest.raises(ValueError, match="none among age; expected at least one"):
         network_sources({"age": (3,)})
