@@ -4,8 +4,8 @@ python -m experiments.petct_nas.run                   # 48 real patients on 2 co
 python -m experiments.petct_nas.run --seeds 0 1 2     # more seeds; what is trained is kept
 python -m experiments.petct_nas.run --preset paper    # the published recipe, for a GPU
 
-Expected: a variant chosen inside the folds with a pooled AUC of 0.69 [0.54, 0.84], the searched network 0.70 [0.54, 0.85],
-random cells 0.71; the paper reports 0.896. The README has the rest, and how long it took.
+Expected: a variant chosen inside the folds with a pooled AUC of 0.69 [0.54, 0.84], the searched network 0.70 [0.54,
+0.85], random cells 0.71; the paper reports 0.896. The README has the rest, and how long it took.
 """
 
 from collections.abc import Mapping
