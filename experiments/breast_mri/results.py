@@ -1,6 +1,5 @@
 """What the models came to: best runs and ensembles, paired tests, and tables beside those of the paper."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from fusion_jax.evaluation.comparisons import BOOTSTRAP
 from fusion_jax.evaluation.importance import Importance, RankProduct, rank_product
 from fusion_jax.evaluation.panel import View
 from fusion_jax.models.comparison import Comparison
+from fusion_jax.records import read_json_lines
 from fusion_jax.reporting.html import Section, Table
 from fusion_jax.reporting.tables import format_interval, format_p
 from fusion_jax.training.cross_validation import Task
@@ -92,7 +92,7 @@ def best_runs(comparison: Comparison) -> Best:
 def _validation_auc(comparison: Comparison, model: str, seed: int) -> float:
     [split] = comparison.plan.splits.splits
     path = comparison.plan.task_folder(Task(model, split.repeat, split.fold, seed)) / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_json_lines(path)
     values = [float(line["validation_auc"]) for line in lines if line.get("validation_auc") is not None]
     return max((value for value in values if not np.isnan(value)), default=float("nan"))
 

@@ -16,6 +16,7 @@ from fusion_jax.evaluation.classification import auc, confusion_counts
 from fusion_jax.models.analysis import Analysis, is_network
 from fusion_jax.models.comparison import PREDICTIONS, Comparison
 from fusion_jax.models.published import STAND_INS
+from fusion_jax.records import read_json_lines
 from fusion_jax.reporting.architecture import edge_weights_figure, genotype_figure, search_figure
 from fusion_jax.reporting.comparison import comparison_additions
 from fusion_jax.reporting.evaluation.results import write_evaluation
@@ -319,7 +320,7 @@ def _cells(study: Study, out: Path) -> tuple[Section | None, dict[str, Table]]:
     rows, edges = [], Counter()
     for (fold, seed), folder in found.items():
         stored = json.loads((folder / "search" / "genotype.json").read_text(encoding="utf-8"))
-        lines = _lines(folder)
+        lines = read_json_lines(folder / "search" / "architecture.jsonl")
         genotype = stored["genotype"]
         for cell in ("normal", "reduce"):
             edges.update({(cell, place // 2, *edge) for place, edge in enumerate(map(tuple, genotype[cell]))})
@@ -344,7 +345,7 @@ def _cells(study: Study, out: Path) -> tuple[Section | None, dict[str, Table]]:
     )
     key = min(found)
     stored = json.loads((found[key] / "search" / "genotype.json").read_text(encoding="utf-8"))
-    lines = _lines(found[key])
+    lines = read_json_lines(found[key] / "search" / "architecture.jsonl")
     drawn = genotype_figure(stored["genotype"], inputs=["PET", "CT"], caption=f"Cells of fold {key[0] + 1}.")
     course = search_figure(lines, chosen=int(stored["facts"]["epoch"]), caption=f"Search of fold {key[0] + 1}.")
     weights = edge_weights_figure(lines, "normal", inputs=["PET", "CT"], caption=f"Normal cell, fold {key[0] + 1}.")
@@ -352,11 +353,6 @@ def _cells(study: Study, out: Path) -> tuple[Section | None, dict[str, Table]]:
         save_figure(figure, out / "figures" / f"{name}.svg")
     agreed = f"Edges that more than half of the searches share: {'; '.join(common) or 'none'}."
     return Section("Cells", [agreed], [drawn, course, weights, table]), {"genotypes": table}
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    text = (folder / "search" / "architecture.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def _entropy(lines: Sequence[Mapping[str, Any]], cell: str) -> str:

@@ -162,7 +162,10 @@ def _resumed(config: Config, out: Path) -> Config:
                 "out, or search in another folder."
             )
     if config.cohort != stored["cohort"]:
-        raise ValueError(f"--resume on {config.cohort}; the search in {out} is on {stored['cohort']}.")
+        raise ValueError(
+            f"--resume on {config.cohort}; the search in {out} is on {stored['cohort']}. Name that cohort, or search "
+            "in another folder."
+        )
     return replace(config, **stored)
 
 

@@ -17,6 +17,7 @@ from fusion_jax.models.fold_models import Gap, measure, train_test_gaps
 from fusion_jax.models.importance import Dropped, comparison_importance, drop_sources
 from fusion_jax.models.registry import RECIPES
 from fusion_jax.models.retraining import Retrained, retraining_null
+from fusion_jax.records import read_json_lines
 from fusion_jax.training.cross_validation import Task
 
 __all__ = ["Analysis", "Training", "analyse", "is_network", "read_trainings"]
@@ -155,7 +156,7 @@ def read_trainings(comparison: Comparison) -> dict[str, tuple[Training, ...]]:
 def _history(path: Path) -> tuple[Mapping[str, Any], ...]:
     if not path.exists():
         return ()
-    return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return tuple(read_json_lines(path))
 
 
 def is_network(comparison: Comparison, model: str) -> bool:

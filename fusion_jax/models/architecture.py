@@ -12,10 +12,7 @@ from fusion_jax.models.arguments import close_to
 from fusion_jax.nas.genotype import genotype_from_json, read_genotype
 from fusion_jax.wording import listed
 
-__all__ = ["GENOTYPE", "derived_network", "network_sources", "of_genotype_file", "searched_on"]
-
-GENOTYPE = "genotype"
-"""Name of the recipe; `genotype:PATH` stands for it with the genotype of a file."""
+__all__ = ["derived_network", "network_sources", "of_genotype_file", "searched_on"]
 
 OWN = ("genotype", "sources", "clinical", "outputs", "dtype", "parent", "name")
 """What follows from cohort and recipe."""

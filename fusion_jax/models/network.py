@@ -293,9 +293,8 @@ def _module(
     values: Mapping[str, Any] | None,
 ) -> Any:
     if recipe.genotype is not None:
-        outputs = 1 if target.kind == "survival" else len(target.classes)
         read = {name: shapes[name] for name in sources}
-        return derived_network(recipe.genotype, recipe.settings, read, outputs=outputs, dtype=recipe.precision)
+        return derived_network(recipe.genotype, recipe.settings, read, outputs=target.outputs, dtype=recipe.precision)
     if recipe.model is not None:
         return published(recipe.model, recipe.settings, recipe.encoder)
     return build(

@@ -309,7 +309,7 @@ class SearchedRecipe:
         return SuperNet(
             sources=images,
             clinical=clinical,
-            outputs=_outputs(target),
+            outputs=target.outputs,
             layout=self.layout,
             nodes=self.nodes,
             channels=self.channels,
@@ -430,10 +430,6 @@ def _shapes(ready: Cohort, sources: tuple[str, ...]) -> dict[str, tuple[int, ...
     first = {name: int(np.flatnonzero(ready.present[name])[0]) for name in sources}
     tables = [name for name in sources if ready.sources[name].kind == "table"]
     return {name: (1,) if name in tables else tuple(np.shape(ready.sources[name][row])) for name, row in first.items()}
-
-
-def _outputs(target: Target) -> int:
-    return 1 if target.kind == "survival" else len(target.classes)
 
 
 @functools.lru_cache(maxsize=2)

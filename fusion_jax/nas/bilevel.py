@@ -26,6 +26,7 @@ __all__ = [
     "joined",
     "mixed_product",
     "probes",
+    "quotient",
     "second_order_gradient",
     "through_step",
     "unrolled",
@@ -256,7 +257,12 @@ def probes(weights: Any, along: Any) -> tuple[Any, Any, Array]:
 def difference(slope: Callable[[Any], Any], weights: Any, along: Any) -> Any:
     """The mixed product by a central difference of `slope`, the architecture's gradient as a function of weights."""
     ahead, behind, step = probes(weights, along)
-    return jax.tree.map(lambda one, other: (one - other) / (2 * step), slope(ahead), slope(behind))
+    return quotient(slope(ahead), slope(behind), step)
+
+
+def quotient(ahead: Any, behind: Any, step: Array) -> Any:
+    """The central difference of two slopes that lie `step` to either side."""
+    return jax.tree.map(lambda one, other: (one - other) / (2 * step), ahead, behind)
 
 
 def dominant_eigenvalue(product: Callable[[Any], Any], like: Any, key: Key, *, iterations: int = 8) -> float:

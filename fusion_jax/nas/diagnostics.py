@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import softmax
 
 from fusion_jax.nas.genotype import CELLS, derive, genotype_to_json, skip_share
 
-__all__ = ["Collapse", "collapsed", "describe_architecture", "eligible_epochs", "mixing_entropy", "mixing_weights"]
+__all__ = ["Collapse", "collapsed", "describe_architecture", "eligible_epochs", "mixing_entropy"]
 
 Collapse = Literal["none", "skips", "eigenvalue"]
 """Rule that ends a search: never; skips in the normal cell; a rising eigenvalue."""
@@ -30,18 +31,6 @@ RISE = 0.75
 """Ratio of the earlier average to the newer one below which the eigenvalue rises."""
 
 
-def mixing_weights(logits: Float[np.ndarray, "k o"]) -> Float[np.ndarray, "k o"]:
-    """Softmax of every row: the share of each operation on each edge.
-
-    Example:
-      >>> mixing_weights(np.zeros((1, 4))).tolist()
-      [[0.25, 0.25, 0.25, 0.25]]
-    """
-    logits = np.asarray(logits, np.float64)
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
 def mixing_entropy(logits: Float[np.ndarray, "k o"]) -> float:
     r"""Mean entropy of the edges in nats.
 
@@ -53,7 +42,7 @@ def mixing_entropy(logits: Float[np.ndarray, "k o"]) -> float:
       >>> round(mixing_entropy(np.zeros((3, 10))), 4), round(float(np.log(10)), 4)
       (2.3026, 2.3026)
     """
-    weights = mixing_weights(logits)
+    weights = softmax(np.asarray(logits, np.float64), axis=-1)
     return float(-np.mean(np.sum(weights * np.log(np.maximum(weights, 1e-300)), axis=-1)))
 
 
@@ -79,7 +68,7 @@ def describe_architecture(
     """
     genotype = derive(architecture, operations, nodes=nodes)
     tables = {name: np.asarray(architecture[name]) for name in CELLS if name in architecture}
-    weights = {name: mixing_weights(logits) for name, logits in tables.items()}
+    weights = {name: softmax(np.asarray(logits, np.float64), axis=-1) for name, logits in tables.items()}
     skip = list(operations).index("skip") if "skip" in operations else None
     return {
         "operations": list(operations),

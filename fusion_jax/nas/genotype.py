@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import softmax
 
 from fusion_jax.records.files import write_json
 from fusion_jax.wording import counted, listed
@@ -263,23 +264,18 @@ def _derive_cell(
         )
     if not (np.isfinite(logits).all() and np.isfinite(beta).all()):
         raise ValueError(f"architecture[{cell!r}] holds NaN or infinities: the search diverged. Lower its rates.")
-    weights = _softmax(logits)
+    weights = softmax(logits, axis=-1)
     columns = [column for column, name in enumerate(operations) if name != "none"]
     kept, start = [], 0
     for node in range(nodes):
         rows = slice(start, start + inputs + node)
         start = rows.stop
         # Every node weighs its own edges; without edge weights this is the same number on all of them.
-        strength = weights[rows][:, columns].max(axis=1) * _softmax(beta[rows])
+        strength = weights[rows][:, columns].max(axis=1) * softmax(beta[rows])
         for source in np.argsort(-strength, kind="stable")[:KEPT]:
             best = columns[int(weights[rows][source, columns].argmax())]
             kept.append((operations[best], int(source)))
     return tuple(kept), inputs
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def random_genotype(

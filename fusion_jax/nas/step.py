@@ -20,6 +20,7 @@ from fusion_jax.nas.bilevel import (
     joined,
     mixed_product,
     probes,
+    quotient,
     through_step,
     unrolled,
 )
@@ -246,10 +247,6 @@ def search_step(
             weight_decay=_decays(settings.weights, weights),
         )
 
-    @jax.jit
-    def halved(behind: Any, ahead: Any, step: Array) -> Any:
-        return jax.tree.map(lambda one, other: (one - other) / (2 * step), ahead, behind)
-
     def first_order(state: SearchState, train: _Held, validation: _Held) -> tuple[Array, Any]:
         return first_order_gradient(
             lambda weights, architecture: value(weights, architecture, state.variables, validation),
@@ -269,7 +266,8 @@ def search_step(
             if settings.product == "exact":
                 return exact(weights, architecture, state.variables, train, along)
             ahead, behind, width = jax.jit(probes)(weights, along)
-            return halved(of(train)(behind, architecture)[1][1], of(train)(ahead, architecture)[1][1], width)
+            ahead, behind = (of(train)(at, architecture)[1][1] for at in (ahead, behind))
+            return jax.jit(quotient)(ahead, behind, width)
 
         return through_step(
             of(train),

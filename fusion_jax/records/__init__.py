@@ -2,6 +2,7 @@
 
 from fusion_jax.records.files import (
     atomic_path,
+    read_json_lines,
     run_record,
     write_bytes,
     write_csv,
@@ -9,4 +10,4 @@ from fusion_jax.records.files import (
     write_text,
 )
 
-__all__ = ["atomic_path", "run_record", "write_bytes", "write_csv", "write_json", "write_text"]
+__all__ = ["atomic_path", "read_json_lines", "run_record", "write_bytes", "write_csv", "write_json", "write_text"]

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from fusion_jax import __version__
 
-__all__ = ["atomic_path", "run_record", "write_bytes", "write_csv", "write_json", "write_text"]
+__all__ = ["atomic_path", "read_json_lines", "run_record", "write_bytes", "write_csv", "write_json", "write_text"]
 
 RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "pandas")
 
@@ -52,6 +52,23 @@ def atomic_path(path: str | Path) -> Generator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json_lines(path: str | Path) -> list[Any]:
+    """The values of a file that has one a line, such as the log of a training.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a line that is no JSON; the message names file and line.
+    """
+    values = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: line {number} is no JSON ({error.msg}).") from error
+    return values
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusion_jax.records import write_text
+from fusion_jax.records import read_json_lines, write_text
 from fusion_jax.reporting.architecture import edge_weights_figure, genotype_figure, search_figure
 from fusion_jax.reporting.figures import save_figure
 from fusion_jax.reporting.html import Section, Table, write_report
@@ -34,8 +34,7 @@ def write_search_report(folder: str | Path, *, images: Sequence[str], dot: str, 
     """
     folder = Path(folder)
     stored = json.loads((folder / "genotype.json").read_text(encoding="utf-8"))
-    text = (folder / "architecture.jsonl").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+    lines = read_json_lines(folder / "architecture.jsonl")
     genotype, facts = stored["genotype"], stored["facts"]
     best = int(facts["epoch"])
     first = list(images) if len(images) > 1 else [images[0], images[0]]

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.breast_mri import cohort as breast
 from experiments.breast_mri.encoding import COLUMNS
-from experiments.chest_xray import cohort as chest
+from experiments.chest_xray_detection import cohort as chest
 from experiments.hcc_recurrence import cohort as liver_cancer
 from experiments.hcc_recurrence.encoding import NINE_BITS
 from experiments.petct_nas import cohort as sarcoma

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fusion_jax
-from fusion_jax.records import atomic_path, run_record, write_bytes, write_csv, write_json, write_text
+from fusion_jax.records import atomic_path, read_json_lines, run_record, write_bytes, write_csv, write_json, write_text
 
 
 class Gap(NamedTuple):
@@ -139,6 +139,15 @@ def test_csv_refuses_ragged_tables(tmp_path, table, message):
 def test_csv_refuses_cells_that_are_not_one_value(tmp_path):
     with pytest.raises(TypeError, match=r"row 1, column 'curve' is a list"):
         write_csv(tmp_path / "nested.csv", {"curve": np.ones((1, 2))})
+
+
+def test_lines_of_json_are_read_and_a_broken_one_is_named(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"epoch": 0}\n\n{"epoch": 1}\n')
+    assert read_json_lines(path) == [{"epoch": 0}, {"epoch": 1}]
+    path.write_text('{"epoch": 0}\n{"epo')
+    with pytest.raises(ValueError, match=r"log\.jsonl: line 2 is no JSON"):
+        read_json_lines(path)
 
 
 def test_run_record_names_time_versions_and_machine(tmp_path):
