@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fusion_jax.evaluation.comparisons import Comparison, compare_pairs
     from fusion_jax.evaluation.decision import decision_curve, metrics_at_prevalence
     from fusion_jax.evaluation.delong import delong_interval, delong_test, smallest_detectable_difference
+    from fusion_jax.evaluation.detection_gain import precision_gains
     from fusion_jax.evaluation.detection_matching import match_boxes
     from fusion_jax.evaluation.estimates import Estimate, judge
     from fusion_jax.evaluation.folds import per_fold, within_fold_auc
@@ -70,6 +71,7 @@ _HOMES = {
         "delong_test",
         "smallest_detectable_difference",
     ),
+    "detection_gain": ("precision_gains",),
     "detection_matching": ("match_boxes",),
     "estimates": (
         "Estimate",
@@ -196,6 +198,7 @@ __all__ = [
     "percentile_interval",
     "permutation_importance",
     "permutation_test",
+    "precision_gains",
     "prior_shift",
     "rank_product",
     "read_off",
