@@ -58,4 +58,6 @@ clean: ## remove environments, caches and build products; results/ stays
 .venv-peers/installed: Makefile
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install torch==2.13.0 safetensors numpy pillow
+	# Its Python code alone, apart from where PyTorch looks: the compiled operators do not load beside every build.
+	.venv-peers/bin/python -m pip install --no-deps --target .venv-peers/torchvision torchvision==0.28.0
 	@touch $@

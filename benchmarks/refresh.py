@@ -3,7 +3,7 @@
     python -m benchmarks.refresh                  # runs all scripts
     python -m benchmarks.refresh --rounds 11      # options go to every script
 
-Each script runs in a process of its own; six of them want PyTorch (`make peers`) and say so where it is missing. Run
+Each script runs in a process of its own; seven of them want PyTorch (`make peers`) and say so where it is missing. Run
 this on a machine that does nothing else; the results say what its load was.
 """
 
@@ -23,6 +23,7 @@ SCRIPTS = (
     "tabular_folds",
     "supernet",
     "detection_kernels",
+    "detection",
     "data_loading",
     "bootstrap",
     "box_evaluation",

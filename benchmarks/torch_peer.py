@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.torch_detection import detection
 from benchmarks.torch_resnet import resnet_fusion
 from benchmarks.torch_supernet import supernet_step
 from benchmarks.torch_tabular import tabular_folds
@@ -473,6 +474,7 @@ WORKS: dict[str, Callable[[Any, str, dict[str, Array], Options], Work]] = {
     "average_pool": average_pool,
     "nms": nms,
     "roi_align": roi_align,
+    "detection": lambda *arguments: Work(*detection(*arguments)),
     "resnet_fusion": lambda *arguments: Work(*resnet_fusion(*arguments)),
     "supernet_step": lambda *arguments: Work(*supernet_step(*arguments)),
     "tabular_folds": lambda *arguments: Work(*tabular_folds(*arguments)),

@@ -24,7 +24,7 @@ detection_kernels = pytest.importorskip("benchmarks.detection_kernels")
 pytestmark = pytest.mark.checkout
 
 TIMES = {"method", "dtype", "first, ms", "median, ms", "spread, ms"}
-SLOW = ("supernet",)
+SLOW = ("supernet", "detection")
 """Scripts that compile for minutes even when they are quick; a slow test runs them."""
 SCRIPTS = tuple(script for script in refresh.SCRIPTS if script not in SLOW)
 WITHOUT_TORCH = ("conv", "resnet", "tabular_folds", "detection_kernels", "data_loading")

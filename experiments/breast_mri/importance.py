@@ -15,12 +15,13 @@ from jaxtyping import Array, Float
 
 from experiments.breast_mri.encoding import feature_groups
 from fusion_jax.data import Cohort
+from fusion_jax.data.clinical import encoded_rows
 from fusion_jax.data.splits import Split
 from fusion_jax.encoders import PassThrough
+from fusion_jax.encoders.stored import load_arrays
 from fusion_jax.evaluation.importance import Importance, permutation_importance
 from fusion_jax.fusion import FusionClassifier, ProbabilityFusion
-from fusion_jax.models.clinical import encoded_rows
-from fusion_jax.models.deep import WEIGHTS, DeepRecipe, features, load_arrays
+from fusion_jax.models.deep import WEIGHTS, DeepRecipe, features
 from fusion_jax.models.preparation import Preparation
 from fusion_jax.models.registry import load_recipe
 from fusion_jax.models.strategies import published

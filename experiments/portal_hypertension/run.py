@@ -167,7 +167,7 @@ def claims_of(
 
 
 def _with_images(opened: Opened, address: Mapping[str, Any]) -> Any:
-    from fusion_jax.models.task import open_address
+    from fusion_jax.data.address import open_address
 
     return open_address(dict(address))
 

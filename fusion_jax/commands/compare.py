@@ -103,9 +103,10 @@ def run(config: Config) -> int:
       ValueError: input that cannot be used; the message says what was found where, what was expected and what to do.
       OSError: a file that cannot be read or written.
     """
-    from fusion_jax.commands._compare.asked import default_folder, executor, make_protocol, read_models
+    from fusion_jax.commands._compare.asked import default_folder, make_protocol, read_models
     from fusion_jax.commands._compare.screen import print_models, print_plan, training_bar
     from fusion_jax.commands._evaluate.outputs import print_table
+    from fusion_jax.commands._shared.models import executor
     from fusion_jax.commands._shared.screen import checked_folder, progress_bar
 
     if config.list_models:
@@ -113,7 +114,7 @@ def run(config: Config) -> int:
         return 0
     protocol = make_protocol(config)
     models, settings = read_models(config)
-    factory = executor(config)
+    factory = executor(config.workers, config.dask)
     out = checked_folder(config.out or default_folder(config.cohort))
     from fusion_jax.models.analysis import analyse
     from fusion_jax.models.comparison import carry_out, plan

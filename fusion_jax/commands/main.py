@@ -29,6 +29,8 @@ COMMANDS = {
     "cohort convert": "write a cohort as array_record shards, for random access at any size",
     "compare": "train and judge ways of fusing a cohort's sources: did fusion help, by how much, and why",
     "search": "search cells of a network that fuse a cohort's images, by gradient descent",
+    "detect train": "train detectors of findings, with or without clinical data, on boxes, and judge them",
+    "detect predict": "find what a trained detector knows in new images",
     "predict": "apply a trained model to new cases, after checking that they are of the kind it knows",
     "export": "write a trained model as weights, settings and a program that runs without this package",
     "evaluate": "judge predictions: metrics with intervals, paired tests, did fusion help",

@@ -46,9 +46,8 @@ def run(config: Config) -> int:
 
     if config.out.suffix not in (".csv", ".parquet"):
         raise ValueError(f"--out {config.out}: expected a name that ends in .csv or .parquet.")
-    from fusion_jax.models.comparison import cohort_address
+    from fusion_jax.data.address import cohort_address, open_address
     from fusion_jax.models.prediction import find_runs, predict_cohort
-    from fusion_jax.models.task import open_address
 
     runs = find_runs(config.run, config.model)
     cohort = open_address(cohort_address(config.cohort))

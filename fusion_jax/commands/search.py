@@ -103,10 +103,9 @@ def run(config: Config) -> int:
         raise ValueError(f"{out} holds a search. Go on with it: --resume; or name another folder: --out DIR.")
     if config.resume:
         config = _resumed(config, out)
+    from fusion_jax.data.address import cohort_address, open_address
     from fusion_jax.data.splits import Split
-    from fusion_jax.models.comparison import cohort_address
     from fusion_jax.models.registry import make_recipe
-    from fusion_jax.models.task import open_address
     from fusion_jax.nas.genotype import dot
     from fusion_jax.records import run_record, write_json
     from fusion_jax.reporting.search import write_search_report

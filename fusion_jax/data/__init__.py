@@ -7,9 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fusion_jax.data.address import cohort_address, open_address
     from fusion_jax.data.batches import Batches
     from fusion_jax.data.builders import open_builder
     from fusion_jax.data.case_images import in_memory, preprocessed
+    from fusion_jax.data.coco import read_coco, write_coco
     from fusion_jax.data.cohort import Arrays, Boxes, Case, Cohort, Columns, Lazy, Source
     from fusion_jax.data.collections import load
     from fusion_jax.data.concatenation import concatenate
@@ -44,9 +46,11 @@ if TYPE_CHECKING:
     from fusion_jax.data.tables import read_table
 
 _HOMES = {
+    "address": ("cohort_address", "open_address"),
     "batches": ("Batches",),
     "builders": ("open_builder",),
     "case_images": ("in_memory", "preprocessed"),
+    "coco": ("read_coco", "write_coco"),
     "cohort": ("Arrays", "Boxes", "Case", "Cohort", "Columns", "Lazy", "Source"),
     "collections": ("load",),
     "concatenation": ("concatenate",),
@@ -96,6 +100,7 @@ __all__ = [
     "check_cohort",
     "check_leakage",
     "clinical_inputs",
+    "cohort_address",
     "concatenate",
     "draw_once",
     "encode",
@@ -107,15 +112,18 @@ __all__ = [
     "load_splits",
     "monte_carlo",
     "nested",
+    "open_address",
     "open_builder",
     "open_cohort",
     "open_shards",
     "peek_image",
     "preprocessed",
+    "read_coco",
     "read_image",
     "read_table",
     "save_splits",
     "soft_tissue_sarcoma",
+    "write_coco",
     "write_shards",
 ]
 

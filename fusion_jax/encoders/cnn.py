@@ -82,3 +82,9 @@ def project(features: Array, width: int | None, dtype: jax.typing.DTypeLike) -> 
     if width is None:
         return features.astype(jnp.float32)
     return nn.relu(nn.Dense(width, dtype=dtype, name="projection")(features)).astype(jnp.float32)
+
+
+def check_strides(wanted: tuple[int, ...], there: tuple[int, ...], name: str) -> None:
+    """Whether a network has maps of these strides, named finest first."""
+    if not wanted or set(wanted) - set(there) or list(wanted) != sorted(set(wanted)):
+        raise ValueError(f"{name}: strides are {wanted}; expected some of {there}, finest first.")

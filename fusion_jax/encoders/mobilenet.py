@@ -5,6 +5,7 @@ Modules are named after their part: a block has `expand_conv` and `expand_bn`, `
 `head_conv` and `head_bn` stand before and after the blocks.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
@@ -13,15 +14,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fusion_jax.arrays import Array, ArrayLike, Bool, Float
-from fusion_jax.encoders.cnn import as_images, project
+from fusion_jax.encoders.cnn import as_images, check_strides, project
 from fusion_jax.encoders.initial import he_normal
 from fusion_jax.encoders.layers import Conv
 from fusion_jax.encoders.norm import Norm, NormKind
 from fusion_jax.ops.pool import global_average_pool
 
-__all__ = ["MobileNetV3", "MobileNetV3Large", "MobileNetV3Small"]
+__all__ = ["MobileNetV3", "MobileNetV3Large", "MobileNetV3Maps", "MobileNetV3Small"]
 
 Size = Literal["small", "large"]
+
+COARSEST = 32
+"""Pixels a position of the last map."""
 
 
 class _BlockDesign(NamedTuple):
@@ -156,26 +160,85 @@ class MobileNetV3(nn.Module):
         Raises:
           ValueError: `x` is not one of `(b, h, w, c)` and `(b, d, h, w, c)`, or `size` is unknown.
         """
-        if self.size not in DESIGNS:
-            raise ValueError(f"MobileNetV3: size is {self.size!r}; expected one of {', '.join(get_args(Size))}.")
-        design = DESIGNS[self.size]
-        x = as_images(x, f"MobileNetV3 {self.size}").astype(self.dtype)
-
-        layer = partial(_layer, norm=self.norm, train=train, mask=mask)
-        x = nn.hard_swish(layer(x, divisible_by_8(16 * self.width), 3, "stem", strides=2))
-        for i, block in enumerate(design.blocks):
-            wide, out = divisible_by_8(block.wide * self.width), divisible_by_8(block.out * self.width)
-            scaled = block._replace(wide=wide, out=out)
-            x = _Block(scaled, self.norm, train, self.dtype, name=f"block_{i}")(x, mask)
-        x = nn.hard_swish(layer(x, 6 * x.shape[-1], 1, "head"))
+        *_, x = _maps(self, x, _Block, COARSEST, train, mask).values()
         features = global_average_pool(x.astype(jnp.float32))
         if self.embedding:
-            features = nn.hard_swish(nn.Dense(design.embedding, dtype=self.dtype, name="embedding")(features))
+            width = DESIGNS[self.size].embedding
+            features = nn.hard_swish(nn.Dense(width, dtype=self.dtype, name="embedding")(features))
         return project(features, self.projection, self.dtype)
+
+
+class MobileNetV3Maps(nn.Module):
+    """The feature maps of a MobileNetV3 before pooling, for networks that say where something is.
+
+    Modules and parameters have the names of `MobileNetV3`, up to the coarsest stride asked for. The map of a stride is
+    the last one before the next halving; that of stride 32 comes after the convolution behind the blocks.
+
+    Attributes:
+      strides: of the maps, pixels a position, finest first, of 2, 4, 8, 16 and 32.
+      size, norm, width, dtype: as in `MobileNetV3`.
+      remat: keep only what enters each block, and compute the rest of it again for the gradient.
+
+    Example:
+      >>> trunk = MobileNetV3Maps(strides=(16, 32), width=0.25)
+      >>> maps = jax.eval_shape(lambda x: trunk.init_with_output(jax.random.key(0), x, train=False)[0],
+      ...                       jnp.zeros((2, 64, 64, 3)))
+      >>> [one.shape for one in maps]
+      [(2, 4, 4, 16), (2, 2, 2, 144)]
+    """
+
+    strides: tuple[int, ...] = (32,)
+    size: Size = "small"
+    norm: NormKind = "batch"
+    width: float = 1.0
+    remat: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[ArrayLike, "b *sizes c"], *, train: bool, mask: Bool[ArrayLike, " b"] | None = None
+    ) -> tuple[Float[Array, "b ..."], ...]:
+        """Maps of the images in the order of `strides`, in `dtype`; rows that `mask` leaves out move no statistics.
+
+        Raises:
+          ValueError: as `MobileNetV3`, or there is no map of a stride.
+        """
+        check_strides(self.strides, tuple(2**power for power in range(1, 6)), type(self).__name__)
+        maps = _maps(self, x, nn.remat(_Block) if self.remat else _Block, max(self.strides), train, mask)
+        return tuple(maps[stride] for stride in self.strides)
 
 
 MobileNetV3Small = partial(MobileNetV3, size="small")
 MobileNetV3Large = partial(MobileNetV3, size="large")
+
+
+def _maps(
+    network: MobileNetV3 | MobileNetV3Maps,
+    images: ArrayLike,
+    block_type: Callable[..., nn.Module],
+    coarsest: int,
+    train: bool,
+    mask: ArrayLike | None,
+) -> dict[int, Array]:
+    """Stride to the last map before the next halving; to be called inside the network, whose modules these are."""
+    if network.size not in DESIGNS:
+        raise ValueError(f"MobileNetV3: size is {network.size!r}; expected one of {', '.join(get_args(Size))}.")
+    x = as_images(images, f"MobileNetV3 {network.size}").astype(network.dtype)
+    layer = partial(_layer, norm=network.norm, train=train, mask=mask)
+    x = nn.hard_swish(layer(x, divisible_by_8(16 * network.width), 3, "stem", strides=2))
+    maps: dict[int, Array] = {}
+    stride = 2
+    for i, block in enumerate(DESIGNS[network.size].blocks):
+        if block.strides == 2:
+            maps[stride] = x
+            if stride == coarsest:
+                return maps
+            stride *= 2
+        wide, out = divisible_by_8(block.wide * network.width), divisible_by_8(block.out * network.width)
+        scaled = block._replace(wide=wide, out=out)
+        x = block_type(scaled, network.norm, train, network.dtype, name=f"block_{i}")(x, mask)
+    maps[stride] = nn.hard_swish(layer(x, 6 * x.shape[-1], 1, "head"))
+    return maps
 
 
 def _layer(

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fusion_jax.arrays import Array, ArrayLike, Bool, Float
-from fusion_jax.encoders.cnn import as_images, project
+from fusion_jax.encoders.cnn import as_images, check_strides, project
 from fusion_jax.encoders.initial import he_normal
 from fusion_jax.encoders.layers import Conv
 from fusion_jax.encoders.norm import Norm, NormKind
 from fusion_jax.ops.pool import global_average_pool, max_pool
 from fusion_jax.ops.windows import PerAxis, per_axis
 
-__all__ = ["ResNet", "ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152"]
+__all__ = ["ResNet", "ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152", "ResNetMaps"]
 
 
 class _Design(NamedTuple):
@@ -36,6 +36,8 @@ DESIGNS = {
     152: _Design((3, 8, 36, 3), bottleneck=True),
 }
 """Blocks of every stage (He et al. 2016, Table 1)."""
+
+STAGES = 4
 
 
 def _convolve(x: Array, width: int, window: PerAxis, strides: PerAxis, norm: NormKind, name: str) -> Array:
@@ -135,31 +137,87 @@ class ResNet(nn.Module):
         Raises:
           ValueError: `x` is not one of `(b, h, w, c)` and `(b, d, h, w, c)`, or there is no network of this depth.
         """
-        if self.depth not in DESIGNS:
-            raise ValueError(f"ResNet: depth is {self.depth}; expected one of {', '.join(map(str, DESIGNS))}.")
-        design = DESIGNS[self.depth]
-        x = as_images(x, f"ResNet-{self.depth}").astype(self.dtype)
         window, strides = (3, 1) if self.small_images else (7, 2)
         window = window if self.stem_window is None else self.stem_window
         strides = strides if self.stem_strides is None else self.stem_strides
-        x = _convolve(x, self.width, window, strides, self.norm, "conv1")
-        x = nn.relu(Norm(self.norm, epsilon=self.epsilon, dtype=self.dtype, name="bn1")(x, train=train, mask=mask))
-        if not self.small_images:
-            x = max_pool(x, 3, strides=2, padding=1)
-        block_type = nn.remat(_Block) if self.remat else _Block
-        for stage, blocks in enumerate(design.blocks):
-            for i in range(blocks):
-                block = block_type(
-                    norm=self.norm,
-                    dtype=self.dtype,
-                    train=train,
-                    width=self.width * 2**stage,
-                    strides=2 if stage and not i else 1,
-                    bottleneck=design.bottleneck,
-                    name=f"layer{stage + 1}_{i}",
-                )
-                x = block(x, mask)
+        *_, x = _stages(self, x, window, strides, not self.small_images, STAGES, train, mask)
         return project(global_average_pool(x.astype(jnp.float32)), self.projection, self.dtype)
+
+
+class ResNetMaps(nn.Module):
+    """The feature maps of a residual network before pooling, for networks that say where something is.
+
+    Modules and parameters have the names of `ResNet`, up to the coarsest stride asked for.
+
+    Attributes:
+      strides: of the maps, pixels a position, finest first, of 4, 8, 16 and 32.
+      depth, norm, width, remat, dtype: as in `ResNet`.
+
+    Example:
+      >>> trunk = ResNetMaps(strides=(8, 16), depth=18, width=8)
+      >>> maps = jax.eval_shape(lambda x: trunk.init_with_output(jax.random.key(0), x, train=False)[0],
+      ...                       jnp.zeros((2, 64, 64, 3)))
+      >>> [one.shape for one in maps]
+      [(2, 8, 8, 16), (2, 4, 4, 32)]
+    """
+
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+    depth: int = 50
+    norm: NormKind = "batch"
+    width: int = 64
+    remat: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[ArrayLike, "b *sizes c"], *, train: bool, mask: Bool[ArrayLike, " b"] | None = None
+    ) -> tuple[Float[Array, "b ..."], ...]:
+        """Maps of the images in the order of `strides`, in `dtype`; rows that `mask` leaves out move no statistics.
+
+        Raises:
+          ValueError: as `ResNet`, or there is no map of a stride.
+        """
+        there = tuple(4 * 2**stage for stage in range(STAGES))
+        check_strides(self.strides, there, type(self).__name__)
+        maps = _stages(self, x, 7, 2, True, there.index(max(self.strides)) + 1, train, mask)
+        return tuple(maps[there.index(stride)] for stride in self.strides)
+
+
+def _stages(
+    network: ResNet | ResNetMaps,
+    images: ArrayLike,
+    window: PerAxis,
+    strides: PerAxis,
+    pooled: bool,
+    stages: int,
+    train: bool,
+    mask: ArrayLike | None,
+) -> list[Array]:
+    """What leaves each of the first stages; to be called inside the network, whose modules these are."""
+    if network.depth not in DESIGNS:
+        raise ValueError(f"ResNet: depth is {network.depth}; expected one of {', '.join(map(str, DESIGNS))}.")
+    design = DESIGNS[network.depth]
+    x = as_images(images, f"ResNet-{network.depth}").astype(network.dtype)
+    x = _convolve(x, network.width, window, strides, network.norm, "conv1")
+    x = nn.relu(Norm(network.norm, epsilon=ResNet.epsilon, dtype=network.dtype, name="bn1")(x, train=train, mask=mask))
+    if pooled:
+        x = max_pool(x, 3, strides=2, padding=1)
+    block_type = nn.remat(_Block) if network.remat else _Block
+    maps = []
+    for stage, blocks in enumerate(design.blocks[:stages]):
+        for i in range(blocks):
+            block = block_type(
+                norm=network.norm,
+                dtype=network.dtype,
+                train=train,
+                width=network.width * 2**stage,
+                strides=2 if stage and not i else 1,
+                bottleneck=design.bottleneck,
+                name=f"layer{stage + 1}_{i}",
+            )
+            x = block(x, mask)
+        maps.append(x)
+    return maps
 
 
 ResNet18 = partial(ResNet, depth=18)

@@ -33,7 +33,8 @@ class PrecisionGains(NamedTuple):
       interval: of `value`, over patients and seeds.
       gain: `value` less that of the baseline, shape `(m, k+1)`; 0 for the baseline itself.
       gain_interval: of `gain`.
-      above: share of the resamples in which the gain is above 0, shape `(m, k+1)`.
+      above: share of the resamples, of those that drew a box of the class, in which the gain is above 0, shape
+        `(m, k+1)`.
     """
 
     models: tuple[str, ...]
@@ -119,7 +120,7 @@ def precision_gains(
         interval=percentile_interval(values, level),
         gain=value - value[zero],
         gain_interval=percentile_interval(gains, level),
-        above=np.mean(gains > 0, axis=0),
+        above=np.sum(gains > 0, axis=0) / np.maximum(np.sum(np.isfinite(gains), axis=0), 1),
     )
 
 

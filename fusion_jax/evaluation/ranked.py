@@ -192,7 +192,8 @@ def make_ranked(
 def stack_ranked(ranked: Sequence[Ranked], *, rows: int) -> Ranked:
     """Several rankings of the same n rows along a first axis, for `jax.vmap`.
 
-    Classes have different numbers of positives: shorter ones are padded with row n, which never counts.
+    Classes have different numbers of positives: shorter ones are padded with row n, which never counts. One row of
+    padding stands where nobody is positive, or nobody negative.
 
     Args:
       ranked: one for each model, or for each class against the rest.
@@ -204,8 +205,8 @@ def stack_ranked(ranked: Sequence[Ranked], *, rows: int) -> Ranked:
       >>> stack_ranked(one_against_rest, rows=4).positives.tolist()
       [[0, 4], [1, 4], [2, 3]]
     """
-    positives = max(len(one.positives) for one in ranked)
-    negatives = max(len(one.negatives) for one in ranked)
+    positives = max(1, *(len(one.positives) for one in ranked))
+    negatives = max(1, *(len(one.negatives) for one in ranked))
 
     def padded(one: Ranked) -> Ranked:
         more, others = positives - len(one.positives), negatives - len(one.negatives)

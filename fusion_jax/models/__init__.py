@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fusion_jax.models.registry import RECIPES, describe, load_recipe, make_recipe, single
     from fusion_jax.models.schema import Schema, check_schema
     from fusion_jax.models.target import Target, target_of
-    from fusion_jax.models.task import open_address, prediction_rows, run_split, run_task
+    from fusion_jax.models.task import prediction_rows, run_split, run_task
 
 _HOMES = {
     "deep": ("features",),
@@ -24,7 +24,7 @@ _HOMES = {
     "registry": ("RECIPES", "describe", "load_recipe", "make_recipe", "single"),
     "schema": ("Schema", "check_schema"),
     "target": ("Target", "target_of"),
-    "task": ("open_address", "prediction_rows", "run_split", "run_task"),
+    "task": ("prediction_rows", "run_split", "run_task"),
 }
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "features",
     "load_recipe",
     "make_recipe",
-    "open_address",
     "open_recipe",
     "prediction_rows",
     "radiomic_features",

@@ -8,8 +8,8 @@ from typing import Any
 
 from flax import linen as nn
 
-from fusion_jax.models.arguments import close_to
 from fusion_jax.nas.genotype import genotype_from_json, read_genotype
+from fusion_jax.records.arguments import close_to
 from fusion_jax.wording import listed
 
 __all__ = ["derived_network", "network_sources", "of_genotype_file", "searched_on"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from fusion_jax.data.augment import Flip, presets
 from fusion_jax.data.augment import Recipe as Augmentation
-from fusion_jax.models.arguments import close_to
+from fusion_jax.records.arguments import close_to
 
 __all__ = ["AUGMENTATIONS", "augmentation", "check_augmentation"]
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fusion_jax.data.address import cohort_address, open_address
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.splits import Split, Splits, check_leakage, draw_once, k_fold, load_splits
 from fusion_jax.evaluation.assembly import CONCORDANCES, Evaluation, evaluate
@@ -25,7 +26,7 @@ from fusion_jax.models.recipe import Recipe
 from fusion_jax.models.registry import RECIPES, make_recipe, resolved
 from fusion_jax.models.target import Target, target_of
 from fusion_jax.models.target import Task as TargetKind
-from fusion_jax.models.task import open_address, run_task
+from fusion_jax.models.task import run_task
 from fusion_jax.records import run_record, write_json, write_text
 from fusion_jax.records.predictions import Predictions, check_predictions
 from fusion_jax.training.cross_validation import Failure, Task, TaskProgress, cross_validate, merge_predictions
@@ -39,7 +40,6 @@ __all__ = [
     "Models",
     "Plan",
     "carry_out",
-    "cohort_address",
     "compare",
     "default_models",
     "open_comparison",
@@ -423,45 +423,6 @@ def open_plan(out: str | Path, *, protocol: Protocol | None = None) -> Plan:
         covariates=tuple(stored["covariates"]),
         copies=found,
         remarks=remarks,
-    )
-
-
-def cohort_address(cohort: Mapping[str, Any] | str | Path | Cohort) -> dict[str, Any]:
-    """The address of a cohort as JSON holds it: a folder, shards, or the name of a collection.
-
-    Raises:
-      TypeError: a cohort itself.
-      ValueError: neither such a folder nor such a name; the message lists the names.
-
-    Example:
-      >>> cohort_address("hcc_survival")
-      {'load': 'hcc_survival'}
-    """
-    if isinstance(cohort, Mapping):
-        known = ("folder", "shards", "load", "function")
-        if len([key for key in known if key in cohort]) != 1 or not set(cohort) <= {*known, "arguments"}:
-            raise ValueError(f"cohort has the keys {listed(cohort)}; expected one of {', '.join(known)}.")
-        return dict(cohort)
-    if isinstance(cohort, Cohort):
-        raise TypeError(
-            f"cohort {cohort.name} is in memory, and every training opens its cohort by itself, perhaps in another "
-            "process. Name a folder with a cohort.toml, or a function that makes it: "
-            '{"function": "package.module:name"}.'
-        )
-    path = Path(cohort)
-    if (path.is_file() and path.suffix == ".toml") or (path / "cohort.toml").is_file():
-        return {"folder": str(path.resolve())}
-    if (path / "cohort.json").is_file():
-        return {"shards": str(path.resolve())}
-    from fusion_jax.data.collections import collections
-
-    names = [one.name for one in collections()]
-    if str(cohort) in names:
-        return {"load": str(cohort)}
-    where = "has no cohort.toml and no shards" if path.is_dir() else "is no folder"
-    raise ValueError(
-        f"{cohort} {where}, and no collection has that name; expected a folder with a cohort.toml (`fusion-jax cohort "
-        f"init` writes one), shards, or one of {', '.join(names)}."
     )
 
 

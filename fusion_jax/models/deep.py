@@ -17,11 +17,12 @@ from fusion_jax.arrays import Key
 from fusion_jax.data.cohort import Arrays, Cohort
 from fusion_jax.data.sampling import Sampler
 from fusion_jax.data.splits import Rows, Split
+from fusion_jax.encoders.stored import load_arrays, save_arrays
 from fusion_jax.models.images import check_shapes, remembered
 from fusion_jax.models.preparation import Preparation, prepare
 from fusion_jax.models.recipe import Report, open_recipe, write_recipe
 from fusion_jax.models.target import Target, Task, check_labels, target_of
-from fusion_jax.records import atomic_path, write_json
+from fusion_jax.records import write_json
 
 __all__ = ["DeepRecipe", "Ready", "features", "ready_to_train"]
 
@@ -398,22 +399,6 @@ def features(folder: str | Path, cohort: Cohort, rows: Int[np.ndarray, "n"]) -> 
     ready = fitted.ready(cohort, unique)
     found = fitted.network.outputs(fitted.variables, ready, np.arange(len(unique)), fitted.batch_size)
     return {name: values[place.reshape(-1)] for name, values in found.features.items()}
-
-
-def save_arrays(path: Path, variables: Mapping[str, Any]) -> None:
-    """Write variables as an archive of arrays, whole or not at all."""
-    from fusion_jax.encoders.pretrained import flatten
-
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **flatten(variables))
-
-
-def load_arrays(path: Path) -> dict[str, Any]:
-    """Variables from the archive that `save_arrays` wrote."""
-    from fusion_jax.encoders.pretrained import unflatten
-
-    with np.load(path, allow_pickle=False) as file:
-        return {"params": {}, **unflatten({name: file[name] for name in file.files})}
 
 
 def _with_a_source(cohort: Cohort, split: Split, sources: Sequence[str]) -> tuple[Split, int]:

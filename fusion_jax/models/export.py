@@ -13,7 +13,8 @@ import numpy as np
 
 from fusion_jax.arrays import Array, Batch
 from fusion_jax.data.tabular.training_cases import TrainingCases
-from fusion_jax.models.deep import PREPARATION, WEIGHTS, DeepRecipe, load_arrays
+from fusion_jax.encoders.stored import load_arrays
+from fusion_jax.models.deep import PREPARATION, WEIGHTS, DeepRecipe
 from fusion_jax.models.network import Network
 from fusion_jax.models.preparation import Preparation
 from fusion_jax.models.recipe import RECORD, open_recipe

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from fusion_jax.data.clinical import encoded_rows, fit_columns
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.tabular import FittedTable
-from fusion_jax.models.clinical import encoded_rows, fit_columns
 from fusion_jax.models.measurements import MEASUREMENTS, Measurement, measurable, measure
 
 __all__ = [
@@ -184,7 +184,7 @@ def fit_features(
       fold: name of the fold, for records.
       features: which.
       columns: declarations of clinical columns; suggested by default.
-      selection: of these columns in the training cases, see `fusion_jax.models.clinical.fit_columns`.
+      selection: of these columns in the training cases, see `fusion_jax.data.clinical.fit_columns`.
       measurements, images: see `fusion_jax.models.measurements.measure`.
       table: path of a CSV with a column `case_id` and one column of numbers a feature, read in place of measurements.
 

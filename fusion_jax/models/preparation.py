@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from fusion_jax.data.clinical import ClinicalValues, encoded_rows, fit_columns
 from fusion_jax.data.cohort import Arrays, Cohort, Columns
 from fusion_jax.data.tabular import FittedTable
-from fusion_jax.models.clinical import ClinicalValues, encoded_rows, fit_columns
 from fusion_jax.models.features import Numbers, read_vectors
 from fusion_jax.models.images import ImageScale, fit_scale, scaled
 
@@ -111,7 +111,7 @@ def prepare(
       fold: name of the fold, for records.
       columns: declarations of clinical columns; suggested from the training cases by default.
       values: whether clinical numbers are scaled.
-      selection: of clinical columns in the training cases, see `fusion_jax.models.clinical.fit_columns`.
+      selection: of clinical columns in the training cases, see `fusion_jax.data.clinical.fit_columns`.
       standardise: scale images to mean 0 and standard deviation 1, channel by channel.
 
     Raises:

@@ -21,12 +21,12 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Bool, Float
 
+from fusion_jax.data.address import open_address
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.image import Image
-from fusion_jax.models.arguments import as_json, close_to, from_json
 from fusion_jax.models.measurements import measurable
-from fusion_jax.models.task import open_address
 from fusion_jax.records import run_record, write_csv, write_json
+from fusion_jax.records.arguments import as_json, close_to, from_json
 from fusion_jax.training.executors import ExecutorFactory, in_process
 from fusion_jax.wording import counted, listed
 
@@ -152,7 +152,7 @@ def radiomic_features(
       path: of the CSV.
       settings: of the features.
       images: to compute them on; all that are on the grid of a mask by default.
-      address: of the cohort, see `fusion_jax.models.open_address`; with it workers open the cohort by themselves.
+      address: of the cohort, see `fusion_jax.data.open_address`; with it workers open the cohort by themselves.
       executor_factory: where cases are worked on, from `fusion_jax.training.executors`; here, one after the other, by
         default. All others need the address.
       report: told how many of how many cases are done.

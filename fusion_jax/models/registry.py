@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from fusion_jax.data.cohort import Cohort
-from fusion_jax.models.arguments import as_json, close_to, from_json
 from fusion_jax.models.recipe import Recipe, open_recipe
+from fusion_jax.records.arguments import as_json, close_to, from_json
 
 __all__ = [
     "RECIPES",

@@ -23,7 +23,7 @@ from fusion_jax.encoders import (
     fit_value_encoding,
 )
 from fusion_jax.fusion import OPERATORS, AverageFusion, FusionClassifier, ProbabilityFusion
-from fusion_jax.models.arguments import close_to
+from fusion_jax.records.arguments import close_to
 from fusion_jax.wording import listed
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import json
 import logging
 import shutil
@@ -14,19 +13,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from fusion_jax.data.address import open_address
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.splits import Split, Splits, check_leakage, load_splits
-from fusion_jax.models.arguments import close_to
 from fusion_jax.models.images import remembered
 from fusion_jax.models.recipe import Recipe, Report, open_recipe
 from fusion_jax.models.registry import make_recipe
 from fusion_jax.models.target import Target, check_labels, survival_of
 from fusion_jax.records import run_record, write_csv, write_json
+from fusion_jax.records.arguments import close_to
 from fusion_jax.training.checkpoint import CHECKPOINTS
 from fusion_jax.training.inner import inner_split
 from fusion_jax.training.keys import run_key
 
-__all__ = ["PREDICTIONS", "open_address", "prediction_rows", "run_split", "run_task", "united"]
+__all__ = ["PREDICTIONS", "prediction_rows", "run_split", "run_task", "united"]
 
 PREDICTIONS = "predictions.csv"
 
@@ -35,8 +35,6 @@ INNER_SEED = 0
 
 GIGABYTES = 4.0
 """Of memory that a worker keeps images in, from task to task."""
-
-ADDRESSES = ("folder", "shards", "load", "function")
 
 logger = logging.getLogger("fusion_jax.models.task")
 
@@ -240,54 +238,6 @@ def prediction_rows(
             line |= {"time": float(follow_up.time[place]), "event": int(follow_up.event[place])}
         found.append(line)
     return found
-
-
-def open_address(address: Mapping[str, Any]) -> Cohort:
-    """The cohort of an address that JSON can hold, so that any worker can open it by itself.
-
-    Args:
-      address: `{"folder": path}` with a `cohort.toml`, `{"shards": path}`, `{"load": name}` of a collection, or
-        `{"function": "package.module:name", "arguments": {...}}`, a function that returns a cohort.
-
-    Raises:
-      ValueError: an address of another form.
-      ImportError: the function's module cannot be imported.
-
-    Example:
-      >>> open_address({"load": "hcc_survival"}).classes
-      ('0', '1')
-    """
-    kinds = [kind for kind in ADDRESSES if kind in address]
-    if len(kinds) != 1 or set(address) - {kinds[0], "arguments"}:
-        raise ValueError(
-            f"the address of the cohort is {dict(address)!r}; expected one of {', '.join(map(repr, ADDRESSES))}, as in "
-            '{"folder": "data/liver"}.'
-        )
-    [kind] = kinds
-    if "arguments" in address and kind != "function":
-        raise ValueError(f"the address of the cohort has arguments, which only a function takes, not {kind!r}.")
-    if kind == "folder":
-        from fusion_jax.data.folder import open_cohort
-
-        return open_cohort(address["folder"])
-    if kind == "shards":
-        from fusion_jax.data.shards import open_shards
-
-        return open_shards(address["shards"])
-    if kind == "load":
-        from fusion_jax.data.collections import load
-
-        return load(address["load"])
-    module, _, name = str(address["function"]).partition(":")
-    if not name:
-        raise ValueError(f"the function of the cohort is {address['function']!r}; expected 'package.module:name'.")
-    function: Any = getattr(importlib.import_module(module), name, None)
-    if function is None:
-        raise ValueError(f"module {module} has no function {name!r}, which should return the cohort.")
-    cohort = function(**address.get("arguments", {}))
-    if not isinstance(cohort, Cohort):
-        raise ValueError(f"{address['function']} returned a {type(cohort).__name__}; expected a Cohort.")
-    return cohort
 
 
 @functools.lru_cache(maxsize=1)

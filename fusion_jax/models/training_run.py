@@ -15,6 +15,7 @@ from fusion_jax.data.augment import augmented, case_keys
 from fusion_jax.data.batches import Batches
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.splits import Rows
+from fusion_jax.encoders.stored import save_arrays
 from fusion_jax.fusion import (
     binary_cross_entropy,
     cox,
@@ -27,7 +28,7 @@ from fusion_jax.fusion import (
     uncertainty_weighted,
 )
 from fusion_jax.models.cox import partial_likelihood
-from fusion_jax.models.deep import WEIGHTS, DeepRecipe, save_arrays
+from fusion_jax.models.deep import WEIGHTS, DeepRecipe
 from fusion_jax.models.network import Network, probabilities
 from fusion_jax.models.quality import QualityLog
 from fusion_jax.models.recipe import Report

@@ -46,7 +46,7 @@ BARREN = 3
 MERGE_EVERY = 30.0
 """Seconds between tables of what is done so far."""
 
-WORDS = ("case_id", "patient_id", "instance", "model", "split", "site", "label")
+WORDS = ("case_id", "patient_id", "instance", "model", "split", "site", "label", "class")
 """Columns that are text whatever they look like: ids may have leading zeros."""
 
 # Brackets are a pattern to Orbax, which then finds nothing of what it wrote.
@@ -196,7 +196,8 @@ def merge_predictions(root: str | Path, models: Sequence[str] | None = None) -> 
       models: which, in their order; by default all, by name.
 
     Returns:
-      Rows by model, repeat, fold and seed. Ids, model, split, site and label are text; scores are read to the last bit.
+      Rows by model, repeat, fold and seed. Ids, model, split, site, label and class are text; scores are read to the
+      last bit.
 
     Raises:
       ValueError: no finished task, or none of a model that was named.

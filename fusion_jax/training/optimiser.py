@@ -56,8 +56,9 @@ class Optimiser:
       learning_rate: base rate.
       momentum: of SGD; 0 for none.
       betas, epsilon: of Adam and AdamW.
-      weight_decay: of matrices and kernels; biases, norms and single numbers are never decayed. AdamW decays the
-        weights apart from the gradient, Adam and SGD add the decay to the gradient.
+      weight_decay: AdamW decays the weights apart from the gradient, Adam and SGD add the decay to the gradient.
+      decayed: "kernels" for matrices and kernels alone; "all" for biases, norms and single numbers as well, as PyTorch
+        does unless told otherwise.
       schedule: "constant"; "step" (times `decay_factor` every `decay_every` epochs); "cosine" (to `least_rate` at the
         last epoch); "plateau" (times `decay_factor` once more than `decay_every` epochs pass without a better metric).
       warmup: epochs of linear increase from 0, before the schedule starts.
@@ -82,6 +83,7 @@ class Optimiser:
     betas: Sequence[float] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+    decayed: Literal["kernels", "all"] = "kernels"
     schedule: Literal["constant", "step", "cosine", "plateau"] = "constant"
     warmup: float = 0.0
     decay_every: int = 20
@@ -94,6 +96,7 @@ class Optimiser:
         for field, choices in {
             "name": ("adam", "adamw", "sgd"),
             "schedule": ("constant", "step", "cosine", "plateau"),
+            "decayed": ("kernels", "all"),
         }.items():
             if getattr(self, field) not in choices:
                 raise ValueError(
@@ -165,7 +168,8 @@ def make_optimiser(settings: Optimiser, steps_per_epoch: int, epochs: int) -> op
         raise ValueError(f"steps_per_epoch is {steps_per_epoch} and epochs {epochs}; expected 1 or more of each.")
     if settings.schedule == "cosine" and settings.warmup >= epochs:
         raise ValueError(f"warmup is {settings.warmup} of {epochs} epochs; expected fewer, or more epochs.")
-    decay = optax.add_decayed_weights(settings.weight_decay, mask=_decayed) if settings.weight_decay else None
+    mask = _decayed if settings.decayed == "kernels" else None
+    decay = optax.add_decayed_weights(settings.weight_decay, mask=mask) if settings.weight_decay else None
     if settings.name == "sgd":
         parts = [decay, optax.trace(settings.momentum) if settings.momentum else None]
     else:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusion_jax.commands._compare.asked import parse_model
+from fusion_jax.commands._shared.models import parse_model
 from fusion_jax.commands.main import main
 from fusion_jax.data.folder import open_cohort
 from fusion_jax.models.export import exported_inputs

@@ -61,6 +61,15 @@ def test_without_boxes_sensitivity_is_unknown_and_without_detections_0():
     np.testing.assert_array_equal(case_auc(matches), [0.5, np.nan, 0.5])
 
 
+def test_where_every_image_has_a_box_images_cannot_be_told_apart():
+    zero = np.zeros(2, int)
+    boxes = np.array([BOX, BOX])
+    matches = match_boxes(boxes, np.arange(2), zero, boxes, np.arange(2), zero, np.ones(2), cases=2, classes=1)
+    found = detection_statistics(make_detection_data([matches]), np.ones(2))
+    assert np.isnan(found.case_auc).all()
+    assert np.allclose(found.average_precision[..., 0], 1.0)
+
+
 def test_images_are_ranked_by_their_highest_score_and_silent_ones_come_last():
     matches = by_hand()
     holds, places = case_scores(matches)

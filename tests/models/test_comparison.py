@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusion_jax.data import Cohort, Columns, load
+from fusion_jax.data import Cohort, Columns, cohort_address, load
 from fusion_jax.evaluation.protocol import Protocol
 from fusion_jax.models.analysis import is_network
-from fusion_jax.models.comparison import Choice, cohort_address, compare, default_models, open_comparison, plan
+from fusion_jax.models.comparison import Choice, compare, default_models, open_comparison, plan
 from fusion_jax.models.fold_models import FoldModels, measure, source_groups, train_test_gaps
 from fusion_jax.models.importance import comparison_importance
 from fusion_jax.models.retraining import retraining_null

@@ -11,8 +11,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 from fusion_jax.data import Cohort, Image, Lazy, k_fold
 from fusion_jax.data.augment import Flip
 from fusion_jax.data.augment import Recipe as Augmentation
+from fusion_jax.encoders.stored import load_arrays, save_arrays
 from fusion_jax.models.augmentation import AUGMENTATIONS, augmentation
-from fusion_jax.models.deep import DeepRecipe, features, load_arrays, save_arrays
+from fusion_jax.models.deep import DeepRecipe, features
 from fusion_jax.models.images import ImageScale, check_shapes, fit_scale, remembered
 from fusion_jax.models.network import native_fill, probabilities
 from fusion_jax.models.preparation import Preparation, prepare

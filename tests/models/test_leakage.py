@@ -110,7 +110,7 @@ def test_a_recipe_that_keeps_the_whole_cohort_is_caught(tiny, tmp_path):
 
 
 def test_an_encoder_that_looks_at_test_cells_is_caught(tiny):
-    from fusion_jax.models.clinical import fit_columns
+    from fusion_jax.data.clinical import fit_columns
 
     split = k_fold(tiny.cohort, 2, seed=0).splits[0]
     whole = spoiled(tiny, split.test)

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import pytest
 
-from fusion_jax.models.arguments import as_json, from_json
 from fusion_jax.models.registry import RECIPES, describe, make_recipe
 from fusion_jax.models.strategies import STRATEGIES, strategy_sources
+from fusion_jax.records.arguments import as_json, from_json
 
 
 @dataclasses.dataclass(frozen=True)

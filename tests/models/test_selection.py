@@ -11,9 +11,9 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from fusion_jax.data import Cohort, Columns
+from fusion_jax.data.clinical import fit_columns
 from fusion_jax.data.splits import Split
 from fusion_jax.models import classical
-from fusion_jax.models.clinical import fit_columns
 from fusion_jax.models.registry import make_recipe
 from fusion_jax.training.keys import run_key
 from tests.helpers import assert_close

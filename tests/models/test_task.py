@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusion_jax.data import k_fold, load, save_splits
+from fusion_jax.data import k_fold, load, open_address, save_splits
 from fusion_jax.models import task
 from fusion_jax.models.registry import make_recipe
 from fusion_jax.models.schema import Schema, check_schema, schema_of
 from fusion_jax.models.target import Target, survival_of, target_of
-from fusion_jax.models.task import open_address, prediction_rows, run_split, run_task, united
+from fusion_jax.models.task import prediction_rows, run_split, run_task, united
 from fusion_jax.records.predictions import check_predictions
 
 TREES = {"trees": 5}

@@ -44,9 +44,10 @@ def rates(settings, *, steps, steps_per_epoch, epochs):
     )[1]
 
 
-def test_sgd_has_momentum_and_adds_the_decay_to_the_gradient_of_kernels():
-    found, _ = run(Optimiser("sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.01))
-    for name, decay in (("kernel", 0.01), ("bias", 0.0)):
+@pytest.mark.parametrize(("decayed", "of_bias"), [("kernels", 0.0), ("all", 0.01)])
+def test_sgd_has_momentum_and_adds_the_decay_to_the_gradient_of_kernels(decayed, of_bias):
+    found, _ = run(Optimiser("sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.01, decayed=decayed))
+    for name, decay in (("kernel", 0.01), ("bias", of_bias)):
         value, velocity = START[name].astype(float), 0.0
         for gradient in GRADIENTS:
             velocity = 0.9 * velocity + gradient[name] + decay * value

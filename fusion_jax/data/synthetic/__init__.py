@@ -10,6 +10,7 @@ from fusion_jax.data.synthetic.chest import LESIONS, TRIAGE, chest_xray
 from fusion_jax.data.synthetic.dialled import COORDINATES, Signal, bayes_auc, d_prime, dial, log_likelihood_ratio
 from fusion_jax.data.synthetic.hepatocellular import FACTOR_COUNTS, HCC_FACTORS, PHASES, liver_cancer_ct
 from fusion_jax.data.synthetic.liver import LIVER_LABELS, MARKERS, portal_hypertension_ct
+from fusion_jax.data.synthetic.opacities import OPACITIES, TELLING_VITALS, chest_opacities, oracle_detections
 from fusion_jax.data.synthetic.sarcoma import sarcoma_pet_ct
 from fusion_jax.data.synthetic.truth import AUC, Synthetic, Truth, area_under_curve, auc_of_d_prime
 
@@ -22,7 +23,9 @@ __all__ = [
     "LESIONS",
     "LIVER_LABELS",
     "MARKERS",
+    "OPACITIES",
     "PHASES",
+    "TELLING_VITALS",
     "TRIAGE",
     "Signal",
     "Synthetic",
@@ -31,11 +34,13 @@ __all__ = [
     "auc_of_d_prime",
     "bayes_auc",
     "breast_mri",
+    "chest_opacities",
     "chest_xray",
     "d_prime",
     "dial",
     "liver_cancer_ct",
     "log_likelihood_ratio",
+    "oracle_detections",
     "portal_hypertension_ct",
     "sarcoma_pet_ct",
 ]

@@ -123,9 +123,9 @@ def chest_xray(n: int = 670, *, size: int = 512, seed: int = 0) -> Synthetic:
             positive = round(POSITIVE[part, k] * cases[part] / CASES[part])
             counts = np.array([cases[part] - positive, positive])
             label[split == part, k] = shuffled_levels(counts, column_stream(seed, f"{SPLITS[part]} {lesion}"))
-    patients = _patients(cases, n, seed)
+    patients = patients_of_splits(cases, n, seed)
     scores, evidence = _vitals(label, seed)
-    table = _table(scores, n, seed)
+    table = triage_table(scores, n, seed)
     for k, lesion in enumerate(LESIONS):
         table[lesion] = label[:, k]
     table["view"] = np.array(list(VIEWS), dtype=object)[
@@ -136,7 +136,7 @@ def chest_xray(n: int = 670, *, size: int = 512, seed: int = 0) -> Synthetic:
     table, label, scores, evidence = table.iloc[order], label[order], scores[order], evidence[order]
     patients = patients[order]
     table.index = pd.Index([f"cxr_{i:05d}" for i in range(n)], dtype=object)
-    radiographs = _Radiographs(label == 1, (table["view"] == "AP").to_numpy(), size, seed)
+    radiographs = Radiographs(label == 1, (table["view"] == "AP").to_numpy(), size, seed)
     plans = [radiographs.plan(row) for row in range(n)]
     contrast = np.zeros((n, len(LESIONS)))
     for row, plan in enumerate(plans):
@@ -148,14 +148,14 @@ def chest_xray(n: int = 670, *, size: int = 512, seed: int = 0) -> Synthetic:
     cohort = Cohort.from_arrays(
         {
             "image": Lazy(radiographs, np.arange(n), "image", identity),
-            "lesion_masks": Lazy(_Masks(radiographs), np.arange(n), "mask", f"{identity} masks"),
+            "lesion_masks": Lazy(LesionMasks(radiographs), np.arange(n), "mask", f"{identity} masks"),
             "clinical": Columns(TRIAGE, n),
         },
         table=table,
         patient_id=[f"patient_{patient:05d}" for patient in patients],
         roles=roles,
         units={name: law[-1] for name, law in TRIAGE_LAWS.items()},
-        boxes=[_boxes(plan, size) for plan in plans],
+        boxes=[lesion_boxes(plan, size) for plan in plans],
         box_classes=LESIONS,
         name="synthetic chest X-ray",
     )
@@ -163,7 +163,7 @@ def chest_xray(n: int = 670, *, size: int = 512, seed: int = 0) -> Synthetic:
     return Synthetic(cohort, Truth(LESIONS, label, {"clinical": evidence}, None, hidden))
 
 
-def _patients(cases: Int[np.ndarray, "3"], n: int, seed: int) -> Int[np.ndarray, "n"]:
+def patients_of_splits(cases: Int[np.ndarray, "3"], n: int, seed: int) -> Int[np.ndarray, "n"]:
     """Patient of every case; 540 of 670, none in two splits."""
     per_split = proportional(cases, max(round(n * PATIENTS / sum(CASES)), 3))
     parts, first = [], 0
@@ -202,7 +202,8 @@ def _vitals(label: Int[np.ndarray, "n k"], seed: int) -> tuple[Float[np.ndarray,
     return scores, evidence
 
 
-def _table(scores: Float[np.ndarray, "n v"], n: int, seed: int) -> "pandas.DataFrame":
+def triage_table(scores: Float[np.ndarray, "n v"], n: int, seed: int) -> "pandas.DataFrame":
+    """Vitals with the published means, ranges and gaps from scores of variance 1, and genders."""
     import pandas as pd
 
     columns = {}
@@ -222,7 +223,7 @@ def _table(scores: Float[np.ndarray, "n v"], n: int, seed: int) -> "pandas.DataF
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Lesion:
+class Lesion:
     """One lesion: an ellipse in units of the image's side, and how it is drawn."""
 
     kind: int
@@ -233,7 +234,7 @@ class _Lesion:
     contrast: float
 
 
-def _boxes(plan: list[_Lesion], size: int) -> Boxes:
+def lesion_boxes(plan: list[Lesion], size: int) -> Boxes:
     """Bounding boxes of the lesions' outlines, in pixels."""
     corners = [(it.x - it.rx, it.y - it.ry, it.x + it.rx, it.y + it.ry) for it in plan]
     corners = np.clip(np.array(corners, np.float64).reshape(-1, 4) * size, 0, size)
@@ -241,7 +242,7 @@ def _boxes(plan: list[_Lesion], size: int) -> Boxes:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Radiographs:
+class Radiographs:
     """Chest X-rays."""
 
     label: Bool[np.ndarray, "n k"]
@@ -250,7 +251,7 @@ class _Radiographs:
     size: int
     seed: int
 
-    def plan(self, row: int) -> list[_Lesion]:
+    def plan(self, row: int) -> list[Lesion]:
         """Lesions of a case, with the heart's own ellipse where it is enlarged."""
         rng = case_stream(self.seed, row, "lesions")
         sides = rng.permutation([-1, 1])
@@ -263,7 +264,7 @@ class _Radiographs:
             strength = float(contrast[kind])
             if LESIONS[kind] == "enlarged_cardiac_silhouette":
                 y, x, ry, rx = self.heart(row)
-                plan.append(_Lesion(0, y, x, ry, rx, strength))
+                plan.append(Lesion(0, y, x, ry, rx, strength))
                 continue
             both = sides if LESIONS[kind] == "pulmonary_edema" or two[kind] else sides[:1]
             for side in both:
@@ -273,7 +274,7 @@ class _Radiographs:
                     "consolidation": (0.34 + 0.3 * a, 0.17 + 0.07 * b, 0.055 + 0.05 * c, 0.05 + 0.04 * d),
                     "pulmonary_edema": (0.46 + 0.06 * a, 0.15 + 0.02 * b, 0.13 + 0.05 * c, 0.075 + 0.03 * d),
                 }[LESIONS[kind]]
-                plan.append(_Lesion(int(kind), y, 0.5 + side * x, ry, rx, strength))
+                plan.append(Lesion(int(kind), y, 0.5 + side * x, ry, rx, strength))
         return plan
 
     def heart(self, row: int) -> tuple[float, float, float, float]:
@@ -320,7 +321,7 @@ class _Radiographs:
         image = blend(image, 0.3, 0.6 * edge(np.abs(x - 0.497) - 0.014, 0.012) * edge(y - 0.37, 0.03))
         image += self._ribs(rng, y, x)
         for lesion in self.plan(row):
-            image = self._draw(image, lesion, y, x, lungs, coarse, fine)
+            image = self.draw_lesion(image, lesion, y, x, lungs, coarse, fine)
         image += rng.normal(0, 0.012, (size, size))
         return Image(np.clip(image, 0, 1)[..., None].astype(np.float32))
 
@@ -352,16 +353,17 @@ class _Radiographs:
         clavicle = 0.16 - 0.2 * (out - 0.05) + 0.35 * (out - 0.05) ** 2
         return ribs + 0.09 * edge(np.abs(y - clavicle) - 0.012, 0.008) * edge(0.04 - out, 0.01) * edge(out - 0.36, 0.02)
 
-    def _draw(
+    def draw_lesion(
         self,
         image: np.ndarray,
-        lesion: _Lesion,
+        lesion: Lesion,
         y: np.ndarray,
         x: np.ndarray,
         lungs: np.ndarray,
         coarse: np.ndarray,
         fine: np.ndarray,
     ) -> np.ndarray:
+        """The image with one lesion; `y` and `x` are the places of rows and columns, the other arrays textures."""
         kind, strength = LESIONS[lesion.kind], lesion.contrast
         v, u = (y - lesion.y) / lesion.ry, (x - lesion.x) / lesion.rx
         radius = np.sqrt(u**2 + v**2)
@@ -385,10 +387,10 @@ class _Radiographs:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Masks:
+class LesionMasks:
     """Pixels within the outline of each kind of lesion."""
 
-    radiographs: _Radiographs
+    radiographs: Radiographs
 
     def __call__(self, row: int) -> Image:
         size = self.radiographs.size

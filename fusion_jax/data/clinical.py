@@ -21,18 +21,18 @@ from fusion_jax.data.tabular import (
     select,
     suggest_columns,
 )
-from fusion_jax.models.arguments import close_to
+from fusion_jax.records.arguments import close_to
 from fusion_jax.wording import listed
 
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
-__all__ = ["ClinicalValues", "encoded_rows", "fit_columns"]
+__all__ = ["ClinicalValues", "encoded_rows", "fit_columns", "suggested"]
 
 ClinicalValues = Literal["encoded", "native"]
 """`encoded` scales numbers as declared; `native` leaves them in their unit, as a positional encoding wants them."""
 
-logger = logging.getLogger("fusion_jax.models.clinical")
+logger = logging.getLogger("fusion_jax.data.clinical")
 
 
 def fit_columns(
@@ -78,18 +78,7 @@ def fit_columns(
         declared = columns_from_json(list(columns), where="argument `columns`")
         declared = tuple(column for column in declared if names is None or column.name in names)
     else:
-        training = inputs.loc[list(train)]
-        empty = [str(name) for name in training.columns if training[name].nunique(dropna=True) < 2]
-        if empty:
-            logger.info("%s, fold %s: %s left out, the same in all training cases", cohort.name, fold, listed(empty, 8))
-        kept = training.drop(columns=empty)
-        if not kept.shape[1]:
-            found = f"{listed(empty, 8)} hold one value in all" if empty else "no column has the role 'input'"
-            raise ValueError(
-                f"{cohort.name}: no clinical column to learn from in {len(train)} training cases: {found}. Give "
-                "columns the role 'input', or choose a model without clinical data."
-            )
-        declared = tuple(map(_filled, suggest_columns(kept, units=dict(cohort.units))))
+        declared = tuple(map(_filled, suggested(cohort, train, fold=fold, names=names)))
     if values == "native":
         declared = tuple(
             dataclasses.replace(column, scale="none") if isinstance(column, Number | Ordinal) else column
@@ -98,6 +87,35 @@ def fit_columns(
     if selection is not None:
         declared = _selected(declared, cohort, train, fold, selection)
     return fit(declared, inputs, train, fold=fold, units=dict(cohort.units))
+
+
+def suggested(
+    cohort: Cohort, train: Sequence[str], *, fold: str, names: Sequence[str] | None = None
+) -> tuple[Column, ...]:
+    """Declarations of the input columns, from the cells of training cases; columns that say nothing are left out.
+
+    Args:
+      cohort: with input columns; cases beyond the training cases are not looked at.
+      train: ids of the training cases.
+      fold: name of the fold, for messages.
+      names: columns that are read; all inputs by default.
+
+    Raises:
+      ValueError: every column is empty or holds one value in all training cases.
+    """
+    inputs: Any = cohort.inputs if names is None else cohort.inputs[list(names)]
+    training = inputs.loc[list(train)]
+    empty = [str(name) for name in training.columns if training[name].nunique(dropna=True) < 2]
+    if empty:
+        logger.info("%s, fold %s: %s left out, the same in all training cases", cohort.name, fold, listed(empty, 8))
+    kept = training.drop(columns=empty)
+    if not kept.shape[1]:
+        found = f"{listed(empty, 8)} hold one value in all" if empty else "no column has the role 'input'"
+        raise ValueError(
+            f"{cohort.name}: no clinical column to learn from in {len(train)} training cases: {found}. Give columns "
+            "the role 'input', or choose a model without clinical data."
+        )
+    return suggest_columns(kept, units=dict(cohort.units))
 
 
 def _selected(

@@ -1,0 +1,1 @@
+"""Parts of `fusion-jax detect`."""
