@@ -47,7 +47,7 @@ from fusion_jax.reporting.figure_parts import Curve
 from fusion_jax.reporting.figures import Figure, save_figure
 from fusion_jax.reporting.forest_figures import ForestRow, forest_figure
 from fusion_jax.reporting.html import Section, Table, write_report
-from fusion_jax.reporting.tables import format_interval, write_tables
+from fusion_jax.reporting.tables import format_interval, p_text, write_tables
 from fusion_jax.wording import counted
 
 __all__ = ["Answer", "answer", "table_of", "write_results"]
@@ -424,7 +424,7 @@ def _feature_section(pages: _Page, settings: Settings, studies: Sequence[Detecto
             ("The row that the study prints as all without gender came from a run without blood pressures, pain and "
             "acuity as well; both readings are here, and stand beside the same printed figure."),
             (f"Radiologists' relevance and the gain of each feature over gender alone: Spearman {ranked.rho:.2f} "
-            f"(p = {ranked.p_value:.2f}, {ranked.cells} cells, which depend on each other)."),
+            f"(p {p_text(ranked.p_value)}, {ranked.cells} cells, which depend on each other)."),
         ],
         {
             "features": table,

@@ -29,7 +29,7 @@ from fusion_jax.wording import counted
 if TYPE_CHECKING:
     import pandas  # noqa: ICN001 - run-time checks in the tests look the full name of an annotation up
 
-__all__ = ["DetectionRecipe", "Prepared", "check", "make_detection_recipe", "prepare"]
+__all__ = ["DetectionRecipe", "Prepared", "check", "checked_trunks", "make_detection_recipe", "prepare"]
 
 ANCHORS = "anchors.json"
 
@@ -353,8 +353,30 @@ def _chosen(recipe: DetectionRecipe, cohort: Cohort, split: Split) -> tuple[str,
             values=recipe.clinical_values,
             missing=recipe.missing,
         )
-    _draft(recipe, cohort.box_classes, (int(recipe.image_size[0]), int(recipe.image_size[1])), clinical, None)
+    size = int(recipe.image_size[0]), int(recipe.image_size[1])
+    checked_trunks(recipe, _draft(recipe, cohort.box_classes, size, clinical, None))
     return image, split, lacking, clinical
+
+
+def checked_trunks(recipe: DetectionRecipe, config: DetectorConfig) -> tuple[str, ...]:
+    """Trunks of a detector that may have pretrained weights; those of the recipe are there.
+
+    Raises:
+      ValueError: weights of another trunk, or something else than a file.
+      FileNotFoundError: no such file.
+    """
+    trunks = ("image", "clinical") if config.maps_fusion and config.spatialise == "blocks" else ("image",)
+    for name, file in recipe.weights.items():
+        if name not in trunks:
+            raise ValueError(f"recipe {recipe.name!r}: weights: no trunk {name!r}; {close_to(name, trunks)}")
+        if "file" not in file or set(file) - {"file", "sha256", "origin"}:
+            raise ValueError(
+                f"recipe {recipe.name!r}: weights of {name!r} are {dict(file)}; expected file, and perhaps sha256 and "
+                "origin."
+            )
+        if not Path(file["file"]).is_file():
+            raise FileNotFoundError(f"{file['file']}: no such file; expected pretrained weights of the trunk {name!r}.")
+    return trunks
 
 
 def _draft(

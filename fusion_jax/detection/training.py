@@ -15,14 +15,13 @@ from fusion_jax.data.augment import augmented, case_keys, detection_recipe
 from fusion_jax.data.batches import Batches
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.detection.config import DetectorConfig
-from fusion_jax.detection.detector import TRUNKS, Detector, load_trunk, make_detector
+from fusion_jax.detection.detector import Detector, load_trunk, make_detector
 from fusion_jax.detection.inputs import own_boxes
 from fusion_jax.detection.judging import judge
 from fusion_jax.detection.losses import homoscedastic, summed
 from fusion_jax.detection.outputs import Stages
-from fusion_jax.detection.recipe import DetectionRecipe, Prepared
+from fusion_jax.detection.recipe import DetectionRecipe, Prepared, checked_trunks
 from fusion_jax.evaluation.detection_matching import Overlap
-from fusion_jax.records.arguments import close_to
 from fusion_jax.training.fit import fit
 from fusion_jax.training.keys import named_key
 from fusion_jax.training.optimiser import Optimiser, make_optimiser
@@ -254,18 +253,7 @@ def _initial(
     recipe: DetectionRecipe, detector: Detector, key: Key, batch: Batch
 ) -> tuple[Variables, dict[str, dict[str, str]]]:
     """Variables to begin with, and where those of each trunk came from."""
-    blocks = detector.config.maps_fusion and detector.config.spatialise == "blocks"
-    trunks = [name for name in TRUNKS if name == "image" or blocks]
-    for name, file in recipe.weights.items():
-        if name not in trunks:
-            raise ValueError(f"recipe {recipe.name!r}: weights: no trunk {name!r}; {close_to(name, trunks)}")
-        if "file" not in file or set(file) - {"file", "sha256", "origin"}:
-            raise ValueError(
-                f"recipe {recipe.name!r}: weights of {name!r} are {dict(file)}; expected file, and perhaps sha256 and "
-                "origin."
-            )
-        if not Path(file["file"]).is_file():
-            raise FileNotFoundError(f"{file['file']}: no such file; expected pretrained weights of the trunk {name!r}.")
+    trunks = checked_trunks(recipe, detector.config)
     variables = _init(detector.config)(key, batch._replace(target={}))
     records: dict[str, dict[str, str]] = {name: {"kind": "random"} for name in trunks}
     for name in trunks:

@@ -100,7 +100,8 @@ def multilevel_roi_align(
       canonical_level: :math:`k_0`, the level of scale :math:`2^{-k_0}`.
 
     Returns:
-      Features, shape `(p, *size, c)`, in the dtype of the levels.
+      Features, shape `(p, *size, c)`, in the dtype of the levels. With several levels there is no gradient under
+      `jax.vmap`: map over images with `jax.lax.map`.
 
     Raises:
       ValueError: no level, one scale too many or too few, scales that do not halve, levels of different channels or

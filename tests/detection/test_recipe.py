@@ -279,6 +279,8 @@ def test_weights_that_are_not_there_are_named(weights, error, message, tmp_path)
     recipe = make_detection_recipe("mask-rcnn", {**TINY, "weights": weights})
     with pytest.raises(error, match=message):
         recipe.fit(cohort, everybody(cohort), KEY, tmp_path)
+    with pytest.raises(error, match=message):
+        check(recipe, cohort, everybody(cohort))
 
 
 def test_folders_without_a_detector_are_told_apart(tmp_path):
