@@ -35,7 +35,10 @@ hypothesis.settings.load_profile("fusion_jax")
 TREE_ONLY = ("experiments", "benchmarks")
 """Folders under tests/ whose subject is not in the wheel."""
 
-collect_ignore = [] if IN_CHECKOUT else list(TREE_ONLY)
+PEERS_ONLY = ("detection/torch_detection.py",)
+"""Scripts that .venv-peers runs, and that import its PyTorch at once."""
+
+collect_ignore = [*PEERS_ONLY, *(() if IN_CHECKOUT else TREE_ONLY)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
