@@ -3,18 +3,21 @@
 The names below are imported on first use, so that `import fusion_jax` and the help of every command stay instant.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from fusion_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from fusion_jax import (
         arrays,
         commands,
         data,
+        detection,
         encoders,
         evaluation,
         fusion,
         models,
+        nas,
         ops,
         quality,
         records,
@@ -35,12 +38,14 @@ __all__ = [
     "commands",
     "compare",
     "data",
+    "detection",
     "encoders",
     "evaluate",
     "evaluation",
     "fusion",
     "fusion_quality",
     "models",
+    "nas",
     "ops",
     "plan_encoding",
     "quality",
@@ -51,39 +56,19 @@ __all__ = [
     "tune_cpu",
 ]
 
-_PACKAGES = frozenset(
-    {
-        "arrays",
-        "commands",
-        "data",
-        "encoders",
-        "evaluation",
-        "fusion",
-        "models",
-        "ops",
-        "quality",
-        "records",
-        "reporting",
-        "training",
-    }
-)
-_HOMES = dict.fromkeys(("FusionQuality", "fusion_quality", "plan_encoding", "sweep_gamma"), "fusion_jax.quality") | {
+_HOMES = {
+    "FusionQuality": "fusion_jax.quality",
     "compare": "fusion_jax.models.comparison",
     "evaluate": "fusion_jax.evaluation",
+    "fusion_quality": "fusion_jax.quality",
+    "plan_encoding": "fusion_jax.quality",
+    "sweep_gamma": "fusion_jax.quality",
     "tune_cpu": "fusion_jax.cpu",
 }
 
-
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here
-
-    def __getattr__(name: str) -> object:
-        if name in _PACKAGES:
-            return import_module(f"fusion_jax.{name}")
-        if name in _HOMES:
-            value = getattr(import_module(_HOMES[name]), name)
-            globals()[name] = value
-            return value
-        raise AttributeError(f"module 'fusion_jax' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    # What has no home is a package.
+    __getattr__ = lazy_attributes(__name__, dict.fromkeys(__all__, "") | _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "fusion_jax"
 FLOORS = {
     "arrays": 0,
     "cpu": 0,
+    "lazy": 0,
     "wording": 0,
     "ops": 1,
     "quality": 1,

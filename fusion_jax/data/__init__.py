@@ -3,8 +3,9 @@
 The names below are imported on first use: a command that reads a table needs no JAX, and help needs neither.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from fusion_jax.lazy import homes_of, lazy_attributes
 
 if TYPE_CHECKING:
     from fusion_jax.data.address import cohort_address, open_address
@@ -128,14 +129,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here
-
-    def __getattr__(name: str) -> object:
-        for module, names in _HOMES.items():
-            if name in names:
-                value = getattr(import_module(f"fusion_jax.data.{module}"), name)
-                globals()[name] = value
-                return value
-        raise AttributeError(f"module 'fusion_jax.data' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    __getattr__ = lazy_attributes(__name__, homes_of(__name__, _HOMES))
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,9 @@ names are imported on first use. `delong`, `calibration` and the average precisi
 that name (`detection` for the last), which would hide them here.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from fusion_jax.lazy import homes_of, lazy_attributes
 
 if TYPE_CHECKING:
     from fusion_jax.evaluation.assembly import Calibrated, Evaluation, evaluate
@@ -215,17 +216,8 @@ __all__ = [
     "z_test",
 ]
 
-_MODULES = {name: module for module, names in _HOMES.items() for name in names}
-
-
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
-        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazy_attributes(__name__, homes_of(__name__, _HOMES))
 
 
 def __dir__() -> list[str]:

@@ -3,8 +3,9 @@
 The names are imported on first use, since a recipe of scikit-learn needs no Flax.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from fusion_jax.lazy import homes_of, lazy_attributes
 
 if TYPE_CHECKING:
     from fusion_jax.models.deep import features
@@ -49,17 +50,8 @@ __all__ = [
     "target_of",
 ]
 
-_MODULES = {name: module for module, names in _HOMES.items() for name in names}
-
-
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
-        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazy_attributes(__name__, homes_of(__name__, _HOMES))
 
 
 def __dir__() -> list[str]:
