@@ -62,6 +62,7 @@ GPU_TOLERANCES = {"values": 5e-3, "gradients": 5e-3}
 
 RESNET = "ResNet-50"
 MOBILE = "MobileNetV3-Large at 512 x 512, depthwise"
+NARROW = "2-D convolution to few outputs"
 DENSE = "3-D and transposed convolution"
 DEPTHWISE = "3-D convolution, depthwise and separable"
 POOLS = "Pooling"
@@ -158,6 +159,8 @@ CASES = (
     _dense(RESNET, (8, 56, 56, 64), 3, 64),
     _dense(RESNET, (8, 56, 56, 64), 1, 256),
     _dense(RESNET, (8, 28, 28, 128), 3, 128, strides=2),
+    _dense(NARROW, (4, 256, 256, 64), 3, 3),
+    _dense(NARROW, (8, 56, 56, 256), 3, 32),
     _depthwise(MOBILE, (4, 256, 256, 16), 3, strides=2, aim="mobile"),
     _depthwise(MOBILE, (4, 64, 64, 88), 3, aim="mobile"),
     _depthwise(MOBILE, (4, 64, 64, 96), 5, strides=2, aim="mobile"),
@@ -188,6 +191,7 @@ CASES = (
 
 QUICK_CASES = (
     _dense(RESNET, (2, 9, 9, 3), 3, 4, strides=2),
+    _dense(NARROW, (1, 5, 6, 9), 3, 2),
     _depthwise(MOBILE, (2, 8, 8, 4), 5),
     _dense(DENSE, (1, 6, 6, 6, 3), 3, 4, dilation=2),
     _transposed((2, 5, 5, 3), 4),

@@ -65,6 +65,13 @@ class Fused(NamedTuple):
     spatialised: Array | None
     vector: Array | None
 
+    def maps(self) -> dict[str, Array]:
+        """The finest level of every map, `(b, h, w, c)`, float32."""
+        finest = {"image": self.image[0], "fused": self.fused[0]}
+        if self.clinical:
+            finest["clinical"] = self.clinical[0]
+        return {name: one.astype(jnp.float32) for name, one in finest.items()}
+
     def pooled(self) -> dict[str, Array]:
         """Features of every source, `(b, f)`, float32."""
         found = {"image": global_average_pool(self.image[0].astype(jnp.float32))}

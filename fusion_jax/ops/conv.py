@@ -11,6 +11,7 @@ computed in the quickest way that is known. `CHOICES` is the table of those ways
 lowered for a platform, so that one traced or exported function runs well on all of them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -28,7 +29,7 @@ from fusion_jax.ops.windows import Padding, PerAxis, padding_pairs, per_axis
 
 __all__ = ["CHOICES", "Choice", "Method", "choose", "conv", "conv_transpose"]
 
-Method = Literal["auto", "direct", "phases", "matmul", "shift", "planes", "folded"]
+Method = Literal["auto", "direct", "phases", "matmul", "narrow", "shift", "planes", "folded"]
 
 
 Role = Literal["forward", "input_gradient", "kernel_gradient"]
@@ -38,59 +39,75 @@ class Choice(NamedTuple):
     """A row of the table of formulations.
 
     Attributes:
-      when: whether the row holds for a role of a convolution of so many input channels.
+      when: whether the row holds for a role of a convolution of so many input channels and outputs.
       method: the formulation, a key of `FORMULATIONS`.
       reason: what was measured: milliseconds of XLA's own way and of this one, each alone in a program (2 cores after
         `fusion_jax.tune_cpu`, float32, jax 0.10.2). `benchmarks/conv.py` measures whole passes.
     """
 
-    when: Callable[[Role, Geometry, int], bool]
+    when: Callable[[Role, Geometry, int, int], bool]
     method: Method
     reason: str
 
 
 CHOICES = (
     Choice(
-        lambda role, geometry, channels: (
-            set(geometry.window) == {1} and role != "forward" and (geometry.axes == 3 or max(geometry.strides) > 1)
+        lambda role, geometry, channels, outputs: (
+            set(geometry.window) == {1}
+            and role != "forward"
+            and (geometry.axes == 3 or role == "kernel_gradient" or max(geometry.strides) > 1)
         ),
         "matmul",
-        "1 x 1 is a matrix product: 256 to 512 channels at 8 x 56 x 56, stride 2, input 15 to 4.5, kernel 7.8 to 5.2",
+        "1 x 1 is a matrix product: 256 to 512 channels at 8 x 56 x 56, stride 2, input 15 to 4.5, kernel 7.8 to 5.2; "
+        "16 to 64 at 4 x 128 x 128, kernel 3.3 to 1.8, and XLA turns the input round with all that it is computed from",
     ),
     Choice(
-        lambda role, geometry, channels: (
+        lambda role, geometry, channels, outputs: (
             geometry.axes == 1 and role == "kernel_gradient" and geometry.groups in (1, channels)
         ),
         "direct",
         "depthwise, 7 taps, 32 channels at 4 x 8192: 4.7, and 46 by shifting, which is made for rows and columns",
     ),
     Choice(
-        lambda role, geometry, channels: geometry.groups == channels > 1,
+        lambda role, geometry, channels, outputs: geometry.groups == channels > 1,
         "shift",
         "XLA multiplies one number at a time: 3 x 3 x 3, 16 channels at 56 x 56 x 72, forward 630 to 1.8",
     ),
     Choice(
-        lambda role, geometry, channels: geometry.groups > 1,
+        lambda role, geometry, channels, outputs: geometry.groups > 1,
         "matmul",
         "32 groups of 128 channels at 8 x 28 x 28, kernel gradient 2,466 to 3.2",
     ),
     Choice(
-        lambda role, geometry, channels: geometry.axes == 3 and role == "kernel_gradient",
+        lambda role, geometry, channels, outputs: geometry.axes == 3 and role == "kernel_gradient",
         "planes",
         "3 x 3 x 3, 16 channels at 56 x 56 x 72: 29, and 44 folded; 7 x 7 x 7 stem, stride 2: 2.4, and 2.6 folded",
     ),
     Choice(
-        lambda role, geometry, channels: geometry.axes == 3,
+        lambda role, geometry, channels, outputs: geometry.axes == 3,
         "folded",
         "3 x 3 x 3, 16 channels at 56 x 56 x 72: forward 105 to 18 (planes 18), input gradient 10 (planes 16)",
     ),
     Choice(
-        lambda role, geometry, channels: role == "input_gradient" and max(geometry.strides) > 1 and channels >= 8,
+        lambda role, geometry, channels, outputs: (
+            geometry.axes == 2
+            and role != "input_gradient"
+            and set(geometry.strides) == {1}
+            and math.prod(geometry.window) > 1
+            and math.prod(geometry.window) * outputs <= 2 * channels
+        ),
+        "narrow",
+        "3 x 3, 64 to 3 channels at 4 x 512 x 512: forward 101 to 27, kernel 175 to 43; 256 to 32: 18 to 12, 17 to 13",
+    ),
+    Choice(
+        lambda role, geometry, channels, outputs: (
+            role == "input_gradient" and max(geometry.strides) > 1 and channels >= 8
+        ),
         "phases",
         "5 x 5, 16 to 32 channels at 4 x 112 x 112, stride 2: 3.0 to 1.4; with 3 channels 5.4 against 9.0",
     ),
     Choice(
-        lambda role, geometry, channels: True,
+        lambda role, geometry, channels, outputs: True,
         "direct",
         "dense 1-D and 2-D: 3 x 3, 64 channels at 8 x 56 x 56, dilation 2, forward 7.9, and 13 by matrix products",
     ),
@@ -98,11 +115,11 @@ CHOICES = (
 """Formulations on CPU; the first row that holds is taken. Accelerators take "direct" always."""
 
 
-def choose(role: Role, geometry: Geometry, channels: int, platform: str) -> Method:
+def choose(role: Role, geometry: Geometry, channels: int, outputs: int, platform: str) -> Method:
     """The formulation for a convolution, or a gradient of one, on `platform`: "cpu", "cuda", "rocm" or "tpu"."""
     if platform != "cpu":
         return "direct"
-    return next(choice.method for choice in CHOICES if choice.when(role, geometry, channels))
+    return next(choice.method for choice in CHOICES if choice.when(role, geometry, channels, outputs))
 
 
 def conv(
@@ -131,8 +148,8 @@ def conv(
       dilation: input positions between two taps.
       groups: channels and outputs are cut into so many groups that do not see each other; `c` for depthwise.
       method: "auto" takes what was measured to be quickest on the platform (`CHOICES`). Others force a formulation:
-        "direct" (XLA's), "phases" (the same, strided input gradients apart), "matmul" (windows in blocks), "shift"
-        (depthwise only), "planes" and "folded" (3 axes only).
+        "direct" (XLA's), "phases" (the same, strided input gradients apart), "matmul" (windows in blocks), "narrow"
+        (strides of 1, one group), "shift" (depthwise only), "planes" and "folded" (3 axes only).
       precision: precision of products on accelerators, as in `jax.lax`; "shift" always multiplies in full.
 
     Returns:
@@ -262,8 +279,10 @@ def _checked(x: ArrayLike, kernel: ArrayLike, groups: int, method: str, name: st
 def _check_method(method: str, geometry: Geometry, channels: int) -> None:
     if method in ("planes", "folded") and geometry.axes != 3:
         raise ValueError(f"method {method!r} needs 3 spatial axes, not {geometry.axes}.")
-    if method == "folded" and geometry.groups != 1:
-        raise ValueError(f"method 'folded' needs groups=1, not {geometry.groups}.")
+    if method in ("folded", "narrow") and geometry.groups != 1:
+        raise ValueError(f"method {method!r} needs groups=1, not {geometry.groups}.")
+    if method == "narrow" and set(geometry.strides) != {1}:
+        raise ValueError(f"method 'narrow' needs strides of 1, not {geometry.strides}.")
     if method == "shift" and geometry.groups != channels:
         raise ValueError(f"method 'shift' needs as many groups as channels, {channels}, not {geometry.groups}.")
 
@@ -316,11 +335,10 @@ def _compute(a: Array, b: Array, *, role: Role, platform: str, geometry: Geometr
     shape = _SHAPES[role](a.shape, b.shape, geometry)
     if 0 in (*shape, *a.shape, *b.shape):
         return jnp.zeros(shape, a.dtype)
-    channels = {"forward": a, "input_gradient": b, "kernel_gradient": a}[role].shape[-1]
-    if role == "input_gradient":
-        channels = b.shape[-2] * geometry.groups
+    # The second operand is the kernel or has its outputs: they are the last axis of either.
+    channels = b.shape[-2] * geometry.groups if role == "input_gradient" else a.shape[-1]
     if method == "auto":
-        method = choose(role, geometry, channels, platform)
+        method = choose(role, geometry, channels, b.shape[-1], platform)
     function = getattr(FORMULATIONS[method], role)
     if platform == "cpu" and method != "direct" and a.dtype.itemsize < 4:
         # Sums of many terms in half precision lose digits, and CPUs have no quick way to form them.
@@ -419,6 +437,9 @@ class _How(TypedDict):
 _Axes = Sequence[int | None]
 
 
+_GROUPED: dict[Method, Method] = {"folded": "planes", "narrow": "matmul"}
+
+
 def _both(primitive: Primitive, operands: Sequence[Array], axes: _Axes, v: int, how: _How) -> Array:
     """Both operands mapped, or taken as if they were: `v` times as many groups."""
     merged = [
@@ -426,8 +447,8 @@ def _both(primitive: Primitive, operands: Sequence[Array], axes: _Axes, v: int, 
         for a, axis in zip(operands, axes, strict=True)
     ]
     geometry = how["geometry"]
-    # What "folded" cannot do, the other way over planes can.
-    method = "planes" if how["method"] == "folded" else how["method"]
+    # Of the ways that take one group alone, the nearest that takes several.
+    method = _GROUPED.get(how["method"], how["method"])
     result = primitive.bind(*merged, geometry=geometry._replace(groups=geometry.groups * v), method=method)
     return _split_channels(result, v, 1)
 

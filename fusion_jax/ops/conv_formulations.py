@@ -327,6 +327,10 @@ def _multiply(windows: Array, kernel: Array, geometry: Geometry) -> Array:
 def _matmul_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     rows, out, groups = y.shape[:-1], y.shape[-1], geometry.groups
     inputs, taps = x.shape[-1] // groups, math.prod(geometry.window)
+    if groups == 1 and set(geometry.window) == set(geometry.strides) == {1} and not any(map(any, geometry.pads)):
+        # No window overlaps another, so that blocks would only cost the loop around them.
+        whole = _contract(x.reshape(-1, inputs), y.reshape(-1, out), geometry)
+        return whole.reshape(*geometry.window, inputs, out)
     blocks = _blocks(rows, taps * x.shape[-1])
     windows = _windows(x, geometry, blocks)
     beyond = [c * s - size for c, s, size in zip(blocks.counts, blocks.sizes, rows, strict=True)]
@@ -339,8 +343,7 @@ def _matmul_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
             starts.append(jnp.zeros((), starts[0].dtype))
             block = lax.dynamic_slice(y, starts, (*blocks.sizes, out))
         if groups == 1:
-            seen = windows(step).reshape(-1, taps * inputs)
-            return lax.dot_general(seen, block.reshape(-1, out), (((0,), (0,)), ((), ())), precision=geometry.precision)
+            return _contract(windows(step).reshape(-1, taps * inputs), block.reshape(-1, out), geometry)
         seen = windows(step).reshape(-1, taps, groups, inputs)
         block = block.reshape(-1, groups, out // groups)
         return jnp.einsum("rtgc,rgo->tcgo", seen, block, precision=geometry.precision)
@@ -352,6 +355,57 @@ def _matmul_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
         zeros = _zeros(jax.eval_shape(product, steps[0]).shape, y)
         total, _ = lax.scan(lambda total, step: (total + product(step), None), zeros, steps)
     return total.reshape(*geometry.window, inputs, out)
+
+
+def _contract(a: Array, b: Array, geometry: Geometry) -> Array:
+    """Sum over the first axis of both, `(n, k)` and `(n, m)`."""
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), precision=geometry.precision)
+
+
+# Narrow, for few outputs and strides of 1: one matrix product for all taps, and what moves from tap to tap is the
+# outputs, which are fewer numbers than the windows of the input. Channels come first, so that whole rows move.
+
+
+def _narrow(x: Array, w: Array, geometry: Geometry) -> Array:
+    channels, out = w.shape[-2:]
+    products = lax.dot_general(
+        _by_output(w), x.reshape(-1, channels), (((1,), (1,)), ((), ())), precision=geometry.precision
+    ).reshape(-1, out, *x.shape[:-1])
+    padded = lax.pad(products, jnp.zeros((), x.dtype), [(0, 0, 0)] * 3 + [(lo, hi, 0) for lo, hi in geometry.pads])
+    met = [_from(padded[number], tap, geometry.outputs, geometry) for number, tap in enumerate(_taps(geometry))]
+    return jnp.moveaxis(sum(met[1:], start=met[0]), 0, -1)
+
+
+def _narrow_input_gradient(y: Array, w: Array, geometry: Geometry) -> Array:
+    product = _contract(_outputs_met(y, geometry), _by_output(w), geometry)
+    return product.reshape(y.shape[0], *geometry.sizes, w.shape[-2])
+
+
+def _narrow_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
+    channels, out = x.shape[-1], y.shape[-1]
+    product = jnp.matmul(_outputs_met(y, geometry), x.reshape(-1, channels), precision=geometry.precision)
+    return jnp.swapaxes(product.reshape(*geometry.window, out, channels), -1, -2)
+
+
+def _by_output(w: Array) -> Array:
+    """The kernel as `(taps * o, c)`."""
+    return jnp.swapaxes(w, -1, -2).reshape(-1, w.shape[-2])
+
+
+def _outputs_met(y: Array, geometry: Geometry) -> Array:
+    """Output that each position of the input goes to by each tap, 0 beyond the edge, `(taps * o, n * sizes)`."""
+    reach = [(width - 1) * d for width, d in zip(geometry.window, geometry.dilation, strict=True)]
+    around = [(far - lo, far - hi, 0) for far, (lo, hi) in zip(reach, geometry.pads, strict=True)]
+    padded = lax.pad(jnp.moveaxis(y, -1, 0), jnp.zeros((), y.dtype), [(0, 0, 0)] * 2 + around)
+    # What a position meets by the first tap lies furthest on.
+    met = [_from(padded, tap, geometry.sizes, geometry) for tap in reversed(list(_taps(geometry)))]
+    return jnp.stack(met).reshape(len(met) * y.shape[-1], -1)
+
+
+def _from(padded: Array, tap: Sequence[int], counts: Sequence[int], geometry: Geometry) -> Array:
+    """So many positions of `(o, n, *sizes)` from that of a tap on."""
+    places = [slice(t * d, t * d + n) for t, d, n in zip(tap, geometry.dilation, counts, strict=True)]
+    return padded[:, :, *places]
 
 
 # Shift and multiply, for kernels that see one channel each.
@@ -529,6 +583,7 @@ FORMULATIONS: dict[str, Formulation] = {
     "direct": Formulation(_direct, _direct_input_gradient, _direct_kernel_gradient),
     "phases": Formulation(_direct, partial(_by_phases, _direct), _direct_kernel_gradient),
     "matmul": Formulation(_matmul, partial(_by_phases, _matmul), _matmul_kernel_gradient),
+    "narrow": Formulation(_narrow, _narrow_input_gradient, _narrow_kernel_gradient),
     "shift": Formulation(_shift, _shift_input_gradient, _shift_kernel_gradient),
     "planes": Formulation(_planes, _planes_input_gradient, _planes_kernel_gradient),
     "folded": Formulation(_folded, _folded_input_gradient, _folded_kernel_gradient),

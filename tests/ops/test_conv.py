@@ -192,6 +192,9 @@ METHODS = [
     ("matmul", (9,), 3, 2, 2),
     ("matmul", (6, 7, 8), 3, 2, 1),
     ("matmul", (6, 7), 3, 2, 4),
+    ("narrow", (6, 7), 3, 1, 1),
+    ("narrow", (9,), 2, 1, 1),
+    ("narrow", (6, 7, 5), 3, 1, 1),
     ("shift", (6, 7), 3, 2, 4),
     ("planes", (6, 7, 8), 3, 2, 1),
     ("planes", (6, 7, 8), 3, 1, 2),
@@ -205,6 +208,14 @@ def test_every_method_can_be_forced_and_equals_lax(method, sizes, window, stride
     w = RNG.normal(size=(*(window,) * len(sizes), CHANNELS // groups, OUT))
     keywords = {"strides": stride, "dilation": 1, "groups": groups, "padding": "SAME"}
     check(lambda x, w, **how: conv(x, w, method=method, **how), lax_conv, x, w, keywords)
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME", [(0, 3), (5, 1)]])
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_outputs_move_by_the_taps_whatever_the_padding(padding, dilation):
+    x, w = RNG.normal(size=(2, 8, 9, 5)), RNG.normal(size=(3, 2, 5, 2))
+    keywords = {"strides": 1, "dilation": dilation, "groups": 1, "padding": padding}
+    check(lambda x, w, **how: conv(x, w, method="narrow", **how), lax_conv, x, w, keywords)
 
 
 @pytest.mark.parametrize("windows", [1, 5, 9, 40])
@@ -307,7 +318,7 @@ def test_transposed_convolution_maps_and_differentiates_like_a_loop():
         assert_close(batched, jax.tree.map(lambda *rows: np.stack(rows), *looped), 1e-5)
 
 
-@pytest.mark.parametrize("method", ["folded", "planes", "shift", "matmul", "phases"])
+@pytest.mark.parametrize("method", ["folded", "planes", "shift", "matmul", "narrow", "phases"])
 def test_a_forced_method_maps_over_inputs_and_kernels(method):
     """One channel in one group: what every method can compute, until mapping makes more groups of it."""
     xs, ws = (
@@ -387,7 +398,7 @@ def test_a_program_exported_for_any_number_of_cases_gives_their_values(name):
 
 def test_precision_reaches_every_product():
     x, w = np.ones((1, 6, 6, 6, 4), np.float32), np.ones((3, 3, 3, 4, 4), np.float32)
-    for method in ("direct", "phases", "matmul", "planes", "folded"):
+    for method in ("direct", "phases", "matmul", "narrow", "planes", "folded"):
         function = jax.grad(lambda x, w, how=method: conv(x, w, method=how, precision="highest").sum(), (0, 1))
         text = jax.jit(function).lower(x, w).as_text()
         products = [line for line in text.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
@@ -534,6 +545,7 @@ IMAGE, KERNEL = np.ones((2, 5, 5, 4), np.float32), np.ones((3, 3, 4, 6), np.floa
         (IMAGE, KERNEL, {"padding": "same"}, ValueError, "padding is 'same'"),
         (IMAGE, KERNEL, {"method": "fft"}, ValueError, "method is 'fft'; expected 'auto' or one of"),
         (IMAGE, KERNEL, {"method": "planes"}, ValueError, "needs 3 spatial axes"),
+        (IMAGE, KERNEL, {"method": "narrow", "strides": 2}, ValueError, "needs strides of 1"),
         (IMAGE, KERNEL, {"method": "shift"}, ValueError, "needs as many groups as channels"),
     ],
 )
@@ -551,21 +563,25 @@ def test_the_table_of_choices_is_what_runs():
         return Geometry((8,) * axes, (window,) * axes, strides, ones, pads, groups)
 
     asked = [
-        ("input_gradient", geometry(2, 1, stride=2), "matmul"),
+        ("kernel_gradient", geometry(2, 1), "matmul"),
         ("kernel_gradient", geometry(1, 3, groups=16), "direct"),
         ("forward", geometry(3, 3, groups=16), "shift"),
         ("forward", geometry(2, 3, groups=4), "matmul"),
         ("kernel_gradient", geometry(3, 7), "planes"),
         ("input_gradient", geometry(3, 3), "folded"),
+        ("forward", geometry(2, 3), "narrow"),
         ("input_gradient", geometry(2, 3, stride=2), "phases"),
         ("forward", geometry(2, 3, stride=2), "direct"),
     ]
     for (role, case, expected), choice in zip(asked, CHOICES, strict=True):
-        assert choose(role, case, 16, "cpu") == choice.method == expected
-        assert choose(role, case, 16, "cuda") == choose(role, case, 16, "tpu") == "direct"
+        assert choose(role, case, 16, 3, "cpu") == choice.method == expected
+        assert choose(role, case, 16, 3, "cuda") == choose(role, case, 16, 3, "tpu") == "direct"
         assert choice.method in FORMULATIONS
         assert choice.reason
-    assert choose("forward", geometry(3, 7), 1, "cpu") == "folded", "one channel is a dense convolution"
+    assert choose("forward", geometry(3, 7), 1, 1, "cpu") == "folded", "one channel is a dense convolution"
+    assert choose("forward", geometry(2, 3), 16, 4, "cpu") == "direct", "as many products as windows gain nothing"
+    assert choose("input_gradient", geometry(2, 1, stride=2), 16, 16, "cpu") == "matmul"
+    assert choose("forward", geometry(2, 1), 16, 3, "cpu") == "direct", "XLA's own matrix product"
 
 
 def test_the_kernel_gradient_of_a_depthwise_convolution_holds_no_convolution():
