@@ -29,7 +29,14 @@ from fusion_jax.models.target import Task as TargetKind
 from fusion_jax.models.task import run_task
 from fusion_jax.records import run_record, write_json, write_text
 from fusion_jax.records.predictions import Predictions, check_predictions
-from fusion_jax.training.cross_validation import Failure, Task, TaskProgress, cross_validate, merge_predictions
+from fusion_jax.training.cross_validation import (
+    Failure,
+    Task,
+    TaskProgress,
+    cross_validate,
+    merge_predictions,
+    read_failures,
+)
 from fusion_jax.training.executors import ExecutorFactory
 from fusion_jax.training.tuning import check_budget
 from fusion_jax.wording import counted, listed
@@ -374,7 +381,7 @@ def open_comparison(out: str | Path, *, protocol: Protocol | None = None) -> Com
       ValueError: the cohort or the splits are no longer those of the comparison.
     """
     made = open_plan(out, protocol=protocol)
-    return _judged(made, _failures(made.folder / TASKS))
+    return _judged(made, read_failures(made.folder / TASKS))
 
 
 def open_plan(out: str | Path, *, protocol: Protocol | None = None) -> Plan:
@@ -675,18 +682,3 @@ def _judged(made: Plan, failed: Sequence[Failure]) -> Comparison:
     protocol = dataclasses.replace(made.protocol, singles=() if len(singles) == len(models) else singles)
     covariates: Any = made.cohort.table[list(made.covariates)] if made.covariates else None
     return Comparison(made, predictions, panel, evaluate(panel, protocol, covariates=covariates), tuple(failed))
-
-
-def _failures(root: Path) -> tuple[Failure, ...]:
-    path = root / "failures.json"
-    if not path.exists():
-        return ()
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return tuple(
-        Failure(
-            Task(*(row[field] for field in Task._fields)),
-            row["message"],
-            root / row["traceback"] if row["traceback"] else None,
-        )
-        for row in rows
-    )

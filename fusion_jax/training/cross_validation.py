@@ -32,6 +32,7 @@ __all__ = [
     "TaskProgress",
     "cross_validate",
     "merge_predictions",
+    "read_failures",
 ]
 
 PREDICTIONS, FAILURES, CONFIG = "predictions.csv", "failures.json", "config.json"
@@ -186,6 +187,26 @@ def cross_validate(
         tuple(task for task in tasks if task in study.done),
         tuple(study.failed[task] for task in tasks if task in study.failed),
     )
+
+
+def read_failures(root: str | Path) -> tuple[Failure, ...]:
+    """What `cross_validate` wrote of the tasks that did not end well; nothing where there are none.
+
+    Args:
+      root: folder of the tasks.
+    """
+    path = Path(root) / FAILURES
+    if not path.exists():
+        return ()
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(
+        Failure(_task_of(row), row["message"], Path(root) / row["traceback"] if row["traceback"] else None)
+        for row in rows
+    )
+
+
+def _task_of(row: Mapping[str, Any]) -> Task:
+    return Task(*(row[field] for field in Task._fields))
 
 
 def merge_predictions(root: str | Path, models: Sequence[str] | None = None) -> "pandas.DataFrame":
@@ -400,7 +421,7 @@ class _Study:
         # Failures of tasks that this call does not run are still true.
         if path.exists():
             for row in json.loads(path.read_text(encoding="utf-8")):
-                task = Task(*(row[field] for field in Task._fields))
+                task = _task_of(row)
                 if task not in self.tasks and not (task.folder(self.root) / PREDICTIONS).exists():
                     rows.append(row)
         if rows:

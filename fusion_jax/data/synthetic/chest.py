@@ -110,60 +110,30 @@ def chest_xray(n: int = 670, *, size: int = 512, seed: int = 0) -> Synthetic:
     References:
       Counts, means and correlations: Hsieh et al., section on data and the authors' notebooks; the lesions are ours.
     """
-    import pandas as pd
-
     n = checked_n(n, 40, "chest_xray")
-    if size < 64:
-        raise ValueError(f"size {size} pixels; expected at least 64, so that lesions can be seen.")
-    split = np.repeat(np.arange(3), proportional(CASES, n))
-    cases = np.bincount(split, minlength=3)
+    cases, split = cases_of_splits(n, size)
     label = np.zeros((n, len(LESIONS)), np.int64)
     for k, lesion in enumerate(LESIONS):
         for part in range(3):
             positive = round(POSITIVE[part, k] * cases[part] / CASES[part])
             counts = np.array([cases[part] - positive, positive])
             label[split == part, k] = shuffled_levels(counts, column_stream(seed, f"{SPLITS[part]} {lesion}"))
-    patients = patients_of_splits(cases, n, seed)
     scores, evidence = _vitals(label, seed)
-    table = triage_table(scores, n, seed)
-    for k, lesion in enumerate(LESIONS):
-        table[lesion] = label[:, k]
-    table["view"] = np.array(list(VIEWS), dtype=object)[
-        shuffled_levels(proportional(list(VIEWS.values()), n), column_stream(seed, "view"))
-    ]
-    table["split"] = np.array(SPLITS, dtype=object)[split]
-    order = column_stream(seed, "order").permutation(n)
-    table, label, scores, evidence = table.iloc[order], label[order], scores[order], evidence[order]
-    patients = patients[order]
-    table.index = pd.Index([f"cxr_{i:05d}" for i in range(n)], dtype=object)
-    radiographs = Radiographs(label == 1, (table["view"] == "AP").to_numpy(), size, seed)
-    plans = [radiographs.plan(row) for row in range(n)]
-    contrast = np.zeros((n, len(LESIONS)))
-    for row, plan in enumerate(plans):
-        for lesion in plan:
-            contrast[row, lesion.kind] = lesion.contrast
-    identity = json.dumps(["chest_xray", seed, n, size])
-    roles: dict[str, Role] = {"view": "group", "split": "group"}
-    roles |= {**dict.fromkeys(TRIAGE, "input"), **dict.fromkeys(LESIONS, "label")}
-    cohort = Cohort.from_arrays(
-        {
-            "image": Lazy(radiographs, np.arange(n), "image", identity),
-            "lesion_masks": Lazy(LesionMasks(radiographs), np.arange(n), "mask", f"{identity} masks"),
-            "clinical": Columns(TRIAGE, n),
-        },
-        table=table,
-        patient_id=[f"patient_{patient:05d}" for patient in patients],
-        roles=roles,
-        units={name: law[-1] for name, law in TRIAGE_LAWS.items()},
-        boxes=[lesion_boxes(plan, size) for plan in plans],
-        box_classes=LESIONS,
-        name="synthetic chest X-ray",
-    )
-    hidden = {"contrast": contrast, "scores": scores}
-    return Synthetic(cohort, Truth(LESIONS, label, {"clinical": evidence}, None, hidden))
+    drawn = DrawnCases(n, cases, label, triage_table(scores, n, seed), seed, size)
+    cohort, order, contrast = drawn.cohort(Radiographs, "chest_xray", "synthetic chest X-ray")
+    hidden = {"contrast": contrast, "scores": scores[order]}
+    return Synthetic(cohort, Truth(LESIONS, label[order], {"clinical": evidence[order]}, None, hidden))
 
 
-def patients_of_splits(cases: Int[np.ndarray, "3"], n: int, seed: int) -> Int[np.ndarray, "n"]:
+def cases_of_splits(n: int, size: int) -> tuple[Int[np.ndarray, "3"], Int[np.ndarray, "n"]]:
+    """Numbers of cases of `SPLITS`, and the split of every case; the size of the images is checked first."""
+    if size < 64:
+        raise ValueError(f"size {size} pixels; expected at least 64, so that lesions can be seen.")
+    split = np.repeat(np.arange(3), proportional(CASES, n))
+    return np.bincount(split, minlength=3), split
+
+
+def _patients(cases: Int[np.ndarray, "3"], n: int, seed: int) -> Int[np.ndarray, "n"]:
     """Patient of every case; 540 of 670, none in two splits."""
     per_split = proportional(cases, max(round(n * PATIENTS / sum(CASES)), 3))
     parts, first = [], 0
@@ -400,3 +370,65 @@ class LesionMasks:
             y, x = (unit[:, None] - lesion.y) / lesion.ry, (unit[None, :] - lesion.x) / lesion.rx
             masks[..., lesion.kind] |= (y**2 + x**2 <= 1).astype(np.uint8)
         return Image(masks, None, None, "label")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DrawnCases:
+    """What is drawn of cases that still lie split by split."""
+
+    n: int
+    cases: Int[np.ndarray, "3"]
+    """Of each of `SPLITS`."""
+    label: Int[np.ndarray, "n k"]
+    vitals: "pandas.DataFrame"
+    seed: int
+    size: int
+
+    def cohort(
+        self, images: type[Radiographs], law: str, name: str
+    ) -> tuple[Cohort, Int[np.ndarray, "n"], Float[np.ndarray, "n k"]]:
+        """The cases in an order that tells nothing.
+
+        Args:
+          images: draws the cases.
+          law: which identity the images are known by.
+          name: of the cohort.
+
+        Returns:
+          The cohort, the place of each of its cases in what was drawn, and the contrast of its lesions.
+        """
+        import pandas as pd
+
+        n, size, seed = self.n, self.size, self.seed
+        table = self.vitals.assign(**{lesion: self.label[:, number] for number, lesion in enumerate(LESIONS)})
+        table["view"] = np.array(list(VIEWS), dtype=object)[
+            shuffled_levels(proportional(list(VIEWS.values()), n), column_stream(seed, "view"))
+        ]
+        table["split"] = np.repeat(np.array(SPLITS, dtype=object), self.cases)
+        order = column_stream(seed, "order").permutation(n)
+        table, patients = table.iloc[order], _patients(self.cases, n, seed)[order]
+        table.index = pd.Index([f"cxr_{row:05d}" for row in range(n)], dtype=object)
+        radiographs = images(self.label[order] == 1, (table["view"] == "AP").to_numpy(), size, seed)
+        plans = [radiographs.plan(row) for row in range(n)]
+        contrast = np.zeros((n, len(LESIONS)))
+        for row, plan in enumerate(plans):
+            for lesion in plan:
+                contrast[row, lesion.kind] = lesion.contrast
+        identity = json.dumps([law, seed, n, size])
+        roles: dict[str, Role] = {"view": "group", "split": "group"}
+        roles |= {**dict.fromkeys(TRIAGE, "input"), **dict.fromkeys(LESIONS, "label")}
+        cohort = Cohort.from_arrays(
+            {
+                "image": Lazy(radiographs, np.arange(n), "image", identity),
+                "lesion_masks": Lazy(LesionMasks(radiographs), np.arange(n), "mask", f"{identity} masks"),
+                "clinical": Columns(TRIAGE, n),
+            },
+            table=table,
+            patient_id=[f"patient_{patient:05d}" for patient in patients],
+            roles=roles,
+            units={vital: of_vital[-1] for vital, of_vital in TRIAGE_LAWS.items()},
+            boxes=[lesion_boxes(plan, size) for plan in plans],
+            box_classes=LESIONS,
+            name=name,
+        )
+        return cohort, order, contrast

@@ -1,25 +1,19 @@
 """Synthetic chest X-rays whose opacities look alike: what they are, the vitals tell, or nothing does."""
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fusion_jax.data.cohort import Cohort, Columns, Lazy, Role
 from fusion_jax.data.synthetic.chest import (
-    CASES,
     LESIONS,
     SPLITS,
-    TRIAGE,
     TRIAGE_LAWS,
-    VIEWS,
+    DrawnCases,
     Lesion,
-    LesionMasks,
     Radiographs,
-    lesion_boxes,
-    patients_of_splits,
+    cases_of_splits,
     triage_table,
 )
 from fusion_jax.data.synthetic.draws import (
@@ -122,17 +116,12 @@ def chest_opacities(
       >>> bool((cohort.table["resprate_per_min"] == other.table["resprate_per_min"]).all())
       False
     """
-    import pandas as pd
-
     n = checked_n(n, 40, "chest_opacities")
-    if size < 64:
-        raise ValueError(f"size {size} pixels; expected at least 64, so that lesions can be seen.")
+    cases, split = cases_of_splits(n, size)
     if vitals not in ("informative", "uninformative"):
         raise ValueError(f"vitals are {vitals!r}; expected 'informative' or 'uninformative'.")
     if not (np.isfinite(strength) and strength >= 0):
         raise ValueError(f"strength is {strength}; expected 0 or more.")
-    split = np.repeat(np.arange(3), proportional(CASES, n))
-    cases = np.bincount(split, minlength=3)
     opacity = np.zeros(n, np.int64)
     label = np.zeros((n, len(LESIONS)), np.int64)
     for part, name in enumerate(SPLITS):
@@ -148,46 +137,15 @@ def chest_opacities(
         vitals_of = column_stream(seed, "vitals of another case").permutation(opacity)
     scores = _scores(vitals_of, strength, seed)
     table = triage_table(scores, n, seed)
-    told = opacity_posterior(scores, table, strength)
-    for number, lesion in enumerate(LESIONS):
-        table[lesion] = label[:, number]
-    table["view"] = np.array(list(VIEWS), dtype=object)[
-        shuffled_levels(proportional(list(VIEWS.values()), n), column_stream(seed, "view"))
-    ]
-    table["split"] = np.array(SPLITS, dtype=object)[split]
-    patients = patients_of_splits(cases, n, seed)
-    order = column_stream(seed, "order").permutation(n)
-    table, label, opacity, vitals_of = table.iloc[order], label[order], opacity[order], vitals_of[order]
-    scores, told, patients = scores[order], told[order], patients[order]
-    table.index = pd.Index([f"cxr_{row:05d}" for row in range(n)], dtype=object)
     if vitals == "uninformative":
-        told = np.full_like(told, 1 / len(OPACITIES))
-    radiographs = _Opacities(label == 1, (table["view"] == "AP").to_numpy(), size, seed)
-    plans = [radiographs.plan(row) for row in range(n)]
-    contrast = np.zeros((n, len(LESIONS)))
-    for row, plan in enumerate(plans):
-        for lesion in plan:
-            contrast[row, lesion.kind] = lesion.contrast
-    identity = json.dumps(["chest_opacities", seed, n, size])
-    roles: dict[str, Role] = {"view": "group", "split": "group"}
-    roles |= {**dict.fromkeys(TRIAGE, "input"), **dict.fromkeys(LESIONS, "label")}
-    cohort = Cohort.from_arrays(
-        {
-            "image": Lazy(radiographs, np.arange(n), "image", identity),
-            "lesion_masks": Lazy(LesionMasks(radiographs), np.arange(n), "mask", f"{identity} masks"),
-            "clinical": Columns(TRIAGE, n),
-        },
-        table=table,
-        patient_id=[f"patient_{patient:05d}" for patient in patients],
-        roles=roles,
-        units={name: law[-1] for name, law in TRIAGE_LAWS.items()},
-        boxes=[lesion_boxes(plan, size) for plan in plans],
-        box_classes=LESIONS,
-        name=f"synthetic chest opacities, {vitals} vitals",
-    )
-    hidden = {"opacity": opacity, "vitals_of": vitals_of, "posterior": told, "contrast": contrast, "scores": scores}
-    evidence = np.zeros(label.shape) if vitals == "uninformative" else _evidence(scores, table, strength)
-    return Synthetic(cohort, Truth(LESIONS, label, {"clinical": evidence}, None, hidden))
+        told, evidence = np.full((n, len(OPACITIES)), 1 / len(OPACITIES)), np.zeros(label.shape)
+    else:
+        told, evidence = opacity_posterior(scores, table, strength), _evidence(scores, table, strength)
+    drawn = DrawnCases(n, cases, label, table, seed, size)
+    cohort, order, contrast = drawn.cohort(_Opacities, "chest_opacities", f"synthetic chest opacities, {vitals} vitals")
+    hidden = {"opacity": opacity, "vitals_of": vitals_of, "posterior": told, "scores": scores}
+    hidden = {name: values[order] for name, values in hidden.items()} | {"contrast": contrast}
+    return Synthetic(cohort, Truth(LESIONS, label[order], {"clinical": evidence[order]}, None, hidden))
 
 
 def oracle_detections(synthetic: Synthetic, *, vitals: bool) -> "pandas.DataFrame":
