@@ -48,13 +48,14 @@ from fusion_jax.reporting.figures import Figure, save_figure
 from fusion_jax.reporting.forest_figures import ForestRow, forest_figure
 from fusion_jax.reporting.html import Section, Table, write_report
 from fusion_jax.reporting.tables import format_interval, p_text, write_tables
-from fusion_jax.wording import counted
+from fusion_jax.wording import counted, listed
 
 __all__ = ["Answer", "answer", "table_of", "write_results"]
 
 TITLE = "Does a detector gain from the patient's clinical data? MDF-Net and its baseline on chest X-rays"
 MEASURES: Mapping[Overlap, str] = {"iobb": "IoBB", "iou": "IoU"}
-MIDDLE = ("mean",)
+ABLATIONS = ("fusion", "features")
+"""Parts that are judged beside the informative arm, whose detectors they vary."""
 
 
 class Answer(NamedTuple):
@@ -107,19 +108,24 @@ def table_of(measured: Measured, *, beside: Mapping[str, Any] | None = None, cap
 
 def write_results(config: Config, settings: Settings, studies: Studies, out: Path) -> Path:
     """Write `report.html`, tables, figures and `results.json`; returns the path of the report."""
-    # Ablations are judged beside the detectors that they vary.
-    found = {
-        name: measure_study([study], resamples=settings.resamples)
+    untrained = {
+        name: [NAMES[model] for model in (BASELINE, DUAL) if model not in trained_models(study)]
         for name, study in studies.found.items()
-        if name not in ("fusion", "features")
+        if name not in ABLATIONS
     }
+    found = {
+        name: measure_study([studies.found[name]], resamples=settings.resamples)
+        for name, models in untrained.items()
+        if not models
+    }
+    record = run_record()
     sections, summary, tables = [], [], {}
     pages = _Page(sections, tables, out)
     if INFORMATIVE in found:
         summary += _arm_sections(pages, config, settings, studies, found)
-    if {"fusion", INFORMATIVE} <= set(studies.found):
+    if "fusion" in studies.found and INFORMATIVE in found:
         _fusion_section(pages, settings, studies)
-    if {"features", INFORMATIVE} <= set(studies.found):
+    if "features" in studies.found and INFORMATIVE in found:
         _feature_section(pages, settings, [studies.found[INFORMATIVE], studies.found["features"]])
     if "mimic" in found:
         summary.append(_sentence("MIMIC", answer(found["mimic"])))
@@ -129,6 +135,12 @@ def write_results(config: Config, settings: Settings, studies: Studies, out: Pat
         if name in found:
             summary.append(_sentence(title, answer(found[name])))
             _real_section(pages, name, title, studies.found[name], found[name])
+    summary += [
+        f"{part}: not judged. No training of {listed(models)} ended well; mend what the "
+        "screen says of them, and run this again: what is trained is kept."
+        for part, models in untrained.items()
+        if models
+    ]
     summary += [f"{part}: not run. {reason}" for part, reason in studies.skipped.items()]
     sections.append(_settings_section(config, settings, studies))
     for name, table in tables.items():
@@ -137,14 +149,14 @@ def write_results(config: Config, settings: Settings, studies: Studies, out: Pat
         out / "results.json",
         {
             "config": {name: _plain(value) for name, value in dataclasses.asdict(config).items()},
-            "answers": {name: answer(one)._asdict() for name, one in found.items() if DUAL in one.gains["iobb"].models},
+            "answers": {name: answer(one)._asdict() for name, one in found.items()},
             "seconds": dict(studies.seconds),
             "skipped": dict(studies.skipped),
-            "record": run_record(),
+            "record": record,
         },
     )
     path = out / "report.html"
-    write_report(path, title=TITLE, summary=summary, sections=sections, record=run_record())
+    write_report(path, title=TITLE, summary=summary, sections=sections, record=record)
     return path
 
 
@@ -229,27 +241,26 @@ def _forest_row(group: str, measured: Measured, model: str) -> ForestRow:
     return ForestRow(NAMES[model], group, one.gain, one.low, one.high, text)
 
 
-def _lesion_table(measured: Measured, oracle: Measured | None) -> Table:
+def _lesion_table(measured: Measured, oracle: Measured) -> Table:
     gains = measured.gains["iobb"]
     rows = []
-    for k, lesion in enumerate((*measured.truth.classes, *MIDDLE)):
+    for k, lesion in enumerate((*measured.truth.classes, "mean")):
         row: list[Any] = [lesion.replace("_", " ")]
         row += [float(gains.value[at, k]) for at in range(len(gains.models))]
-        if oracle is not None:
-            row += [float(oracle.gains["iobb"].value[at, k]) for at in (0, 1)]
+        row += [float(oracle.gains["iobb"].value[at, k]) for at in (0, 1)]
         if k < len(LESIONS):
             row += [f"{PUBLISHED_MODELS[model].precision[k] / 100:.3f}" for model in (BASELINE, DUAL)]
         else:
             row += [f"{PUBLISHED_MODELS[model].overall[0] / 100:.3f}" for model in (BASELINE, DUAL)]
         rows.append(row)
-    best = [] if oracle is None else ["best possible, image alone", "best possible, with vitals"]
+    best = ["best possible, image alone", "best possible, with vitals"]
     paper = [f"paper, {NAMES[model]}" for model in (BASELINE, DUAL)]
     columns = ["lesion", *(NAMES[model] for model in gains.models), *best, *paper]
     caption = "Average precision at IoBB 0.5 by lesion; best possible: all boxes found, ordered by the true posterior."
     return Table(columns, rows, caption)
 
 
-def _oracle(config: Config, settings: Settings, studies: Studies) -> Measured | None:
+def _oracle(config: Config, settings: Settings, studies: Studies) -> Measured:
     """What the tested cases of the informative arm allow, without and with their vitals."""
     import pandas as pd
 
@@ -407,34 +418,36 @@ def _feature_section(pages: _Page, settings: Settings, studies: Sequence[Detecto
     lesions = [name.replace("_", " ") for name in measured.truth.classes]
     caption = f"MDF-Net, {len(measured.truth.cases)} tested images, {counted(gains.seeds, 'seed')}; AP at IoBB 0.5."
     table = Table(["features", *lesions, "mean", "gain over Mask R-CNN", "paper: AP / AR, %"], rows, caption)
-    relevance = relevance_table(precision)
-    ranked = rank_correlation(relevance)
-    features = list(dict.fromkeys(relevance["feature"]))
-    gain = np.array(
-        [
-            [relevance[(relevance["feature"] == f) & (relevance["lesion"] == k)]["gain"].item() for k in LESIONS]
-            for f in features
-        ]
+    both_readings = (
+        "The row that the study prints as all without gender came from a run without blood pressures, pain and "
+        "acuity as well; both readings are here, and stand beside the same printed figure."
     )
-    expected = np.array([RELEVANCE[name] for name in features])
-    cohort = studies[0].plan.cohort
-    pages.add(
-        "Clinical features",
-        [
-            ("The row that the study prints as all without gender came from a run without blood pressures, pain and "
-            "acuity as well; both readings are here, and stand beside the same printed figure."),
-            (f"Radiologists' relevance and the gain of each feature over gender alone: Spearman {ranked.rho:.2f} "
-            f"(p {p_text(ranked.p_value)}, {ranked.cells} cells, which depend on each other)."),
-        ],
-        {
-            "features": table,
-            "relevance": relevance_figure(
-                expected, gain, [name.split("_")[0] for name in features], lesions,
-                caption=f"The paper's Figure 4a. Gain over gender alone; {caption}",
-            ),
-            "correlation": _correlation(cohort),
-        },
-    )  # fmt: skip
+    text = [both_readings]
+    items: dict[str, Figure | Table] = {"features": table}
+    if "gender" in precision and any(name.startswith("gender + ") for name in precision):
+        relevance = relevance_table(precision)
+        ranked = rank_correlation(relevance)
+        text.append(
+            f"Radiologists' relevance and the gain of each feature over gender alone: Spearman {ranked.rho:.2f} "
+            f"(p {p_text(ranked.p_value)}, {ranked.cells} cells, which depend on each other)."
+        )
+        features = list(dict.fromkeys(relevance["feature"]))
+        items["relevance"] = relevance_figure(
+            np.array([RELEVANCE[name] for name in features]),
+            _grid(relevance, features, "gain"),
+            [name.split("_")[0] for name in features],
+            lesions,
+            caption=f"The paper's Figure 4a. Gain over gender alone; {caption}",
+        )
+    else:
+        text.append("What a feature adds to gender is not told: those detectors were not trained.")
+    items["correlation"] = _correlation(studies[0].plan.cohort)
+    pages.add("Clinical features", text, items)
+
+
+def _grid(table: Any, features: Sequence[str], column: str) -> np.ndarray:
+    """A column of a table of features and lesions, features by lesions."""
+    return table.pivot(index="feature", columns="lesion", values=column).loc[list(features), list(LESIONS)].to_numpy()
 
 
 def _correlation(cohort: Any) -> Figure:
@@ -451,11 +464,8 @@ def _correlation(cohort: Any) -> Figure:
         )
     table = correlation_table(cohort, resamples=200)
     features = list(dict.fromkeys(table["feature"]))
-    values = np.array(
-        [[table[(table["feature"] == f) & (table["lesion"] == k)]["r"].item() for k in LESIONS] for f in features]
-    )
     return correlation_figure(
-        values,
+        _grid(table, features, "r"),
         [name.split("_")[0] for name in features],
         [name.replace("_", " ") for name in LESIONS],
         caption=f"The paper's Figure 4b. Pearson's correlation over {len(cohort)} cases.",

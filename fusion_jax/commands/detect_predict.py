@@ -13,8 +13,9 @@ __all__ = ["Config", "run"]
 class Config:
     """Find what a trained detector knows in the images of a cohort.
 
-    Images may have any size; boxes come in their pixels. True boxes are not needed, and not looked at. The table, or
-    with --coco COCO's list of results, can be judged by evaluate-boxes.
+    Images may have any size; boxes come in their pixels. True boxes are not needed, and not looked at. Cases without an
+    image are left out, with a warning. The table, or with --coco COCO's list of results, can be judged by
+    evaluate-boxes.
 
     Examples:
       fusion-jax detect predict results/detect/chest/tasks/mdf-net/r0_f0_s0 data/new --out found.csv
@@ -79,7 +80,7 @@ def run(config: Config) -> int:
     else:
         _write_coco(config, cohort, found, kept, table, record, ids)
     print(
-        f"{counted(len(table), 'detection')} in {counted(len(cohort), 'image')} of {cohort.name} by "
+        f"{counted(len(table), 'detection')} in {counted(found.images, 'image')} of {cohort.name} by "
         f"{record['name']}: {config.out}"
     )
     known = _seen(folder / DIVISION, cohort)

@@ -144,11 +144,7 @@ class MaskRCNN(nn.Module):
             logits = self._mask_logits(seen.reshape(-1, *seen.shape[2:]), detections.label.reshape(-1) + 1)
             masks = nn.sigmoid(logits.reshape(*seen.shape[:2], *logits.shape[1:]))
             masks = jnp.where(detections.valid[:, :, None, None], masks, 0)
-        maps = {"image": fused.image[0], "fused": fused.fused[0]}
-        if fused.clinical:
-            maps["clinical"] = fused.clinical[0]
-        maps = {name: one.astype(jnp.float32) for name, one in maps.items()}
-        stages = Stages(proposals, detections, masks, maps, fused.spatialised)
+        stages = Stages(proposals, detections, masks, fused.maps(), fused.spatialised)
         return DetectorOutputs({}, detections, masks, fused.pooled()), stages
 
     def _proposal_losses(

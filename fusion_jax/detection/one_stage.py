@@ -101,11 +101,7 @@ class RetinaNet(nn.Module):
             return Proposals(boxes, best, jnp.broadcast_to(there, best.shape))
 
         proposals = jax.vmap(candidates)(logits, deltas, inputs.there)
-        maps = {"image": fused.image[0], "fused": fused.fused[0]}
-        if fused.clinical:
-            maps["clinical"] = fused.clinical[0]
-        maps = {name: one.astype(jnp.float32) for name, one in maps.items()}
-        stages = Stages(proposals, detections, None, maps, fused.spatialised)
+        stages = Stages(proposals, detections, None, fused.maps(), fused.spatialised)
         return DetectorOutputs({}, detections, None, fused.pooled()), stages
 
     def _answers(self, fused: Fused) -> tuple[Array, Array]:

@@ -21,7 +21,14 @@ from fusion_jax.detection.tables import DETECTION_COLUMNS, truth_table
 from fusion_jax.detection.trained import find, load_detector
 from fusion_jax.records import read_json_lines, run_record, write_json, write_text
 from fusion_jax.training.checkpoint import CHECKPOINTS
-from fusion_jax.training.cross_validation import Failure, Task, TaskProgress, cross_validate, merge_predictions
+from fusion_jax.training.cross_validation import (
+    Failure,
+    Task,
+    TaskProgress,
+    cross_validate,
+    merge_predictions,
+    read_failures,
+)
 from fusion_jax.training.executors import ExecutorFactory
 from fusion_jax.training.keys import run_key
 from fusion_jax.wording import listed
@@ -456,7 +463,7 @@ def _run(config_json: str, task: Task, folder: Path, *, report: Callable[[Any], 
 
 def _gathered(made: DetectorPlan) -> DetectorStudy:
     done = tuple(task for task in made.tasks if task not in made.waiting)
-    failures = {failure.task: failure for failure in _failures(made.folder / TASKS)}
+    failures = {failure.task: failure for failure in read_failures(made.folder / TASKS)}
     failed = tuple(failures.get(task, Failure(task, "not trained yet", None)) for task in made.waiting)
     if not done:
         said = f": {failed[0].message}" if failed else ""
@@ -477,8 +484,8 @@ def _gathered(made: DetectorPlan) -> DetectorStudy:
             len(folds),
         )
     tested = {case for split in judged for case in split.test}
-    image = {name: recipe.image for name, recipe in made.recipes.items()}
-    there = made.cohort.present[box_image(made.cohort, next(iter(image.values())))]
+    image = next(iter(made.recipes.values())).image
+    there = made.cohort.present[box_image(made.cohort, image)]
     rows = [row for row, case in enumerate(made.cohort.case_id) if case in tested and there[row]]
     truth = truth_table(made.cohort, np.array(rows, np.int64))
     study = DetectorStudy(made, done, failed, detections, truth)
@@ -564,21 +571,6 @@ def _joined(parts: Sequence["pandas.DataFrame"]) -> "pandas.DataFrame":
     if not filled:
         return pd.DataFrame(columns=[*DETECTION_COLUMNS, "split"])
     return pd.concat(filled, ignore_index=True)
-
-
-def _failures(tasks: Path) -> list[Failure]:
-    path = tasks / "failures.json"
-    if not path.exists():
-        return []
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        Failure(
-            Task(*(row[field] for field in Task._fields)),
-            row["message"],
-            None if row["traceback"] is None else tasks / row["traceback"],
-        )
-        for row in rows
-    ]
 
 
 def _stored_study(path: Path) -> dict[str, Any]:

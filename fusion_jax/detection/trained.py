@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,8 @@ RECORD, DIVISION, WEIGHTS = "recipe.json", "division.json", "weights.npz"
 
 FORMAT, KIND = 1, "detection"
 
+logger = logging.getLogger("fusion_jax.detection.trained")
+
 
 class Found(NamedTuple):
     """Detections of a trained detector.
@@ -33,11 +36,13 @@ class Found(NamedTuple):
       table: one row a detection, see `DetectionRecipe.predict`.
       rows: row of the cohort of each.
       masks: probability in each cell of its box, shape `(d, 28, 28)`; None for a detector without masks.
+      images: number of images that were looked at.
     """
 
     table: "pandas.DataFrame"
     rows: Int[np.ndarray, "d"]
     masks: Float[np.ndarray, "d 28 28"] | None
+    images: int
 
 
 def find(
@@ -52,20 +57,33 @@ def find(
     Args:
       folder: of the training.
       cohort: of such images, of any size; boxes are not needed, and not looked at.
-      rows: of it; all by default. Detections come in this order, the highest score of an image first.
+      rows: of it; all by default. Detections come in this order, the highest score of an image first. Cases without
+        an image are left out, as in training, and a warning names the first of them.
       report: called with the number of batches that are done and of all.
 
     Raises:
       FileNotFoundError: the folder holds no trained detector.
-      ValueError: a source or column that is missing, an image that cannot be used.
+      ValueError: a source or column that is missing, no image at all, an image that cannot be used.
     """
     from fusion_jax.data.batches import Batches
     from fusion_jax.detection.training import inference
 
     fitted = _fitted(Path(folder))
     rows = np.arange(len(cohort)) if rows is None else np.asarray(rows)
-    unique, place = np.unique(rows, return_inverse=True)
     image = fitted.image_of(cohort)
+    there = cohort.present[image][rows]
+    if there.any() and not there.all():
+        lacking = rows[~there]
+        logger.warning(
+            "%s: %d of %d cases have no %r and are left out, case %s first",
+            cohort.name,
+            len(lacking),
+            len(rows),
+            image,
+            cohort.case_id[int(lacking[0])],
+        )
+        rows = rows[there]
+    unique, place = np.unique(rows, return_inverse=True)
     # Every image is read once, and none is kept, unless the cohort does.
     part = at_size(dataclasses.replace(cohort, boxes=None).take(unique), image, fitted.inputs.size, gigabytes=0.0)
     inputs = dataclasses.replace(fitted.inputs, image=image)
@@ -95,7 +113,7 @@ def find(
     if found and found[0][3] is not None:
         masks = np.concatenate([one[3] for one in found]).astype(np.float32)
     table = detection_table(cohort, at, boxes, label, score, classes=fitted.inputs.classes, model=fitted.name)
-    return Found(table, at, masks)
+    return Found(table, at, masks, len(unique))
 
 
 class Viewed(NamedTuple):

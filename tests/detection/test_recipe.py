@@ -93,6 +93,20 @@ def test_rows_come_in_the_order_they_are_asked_for_and_boxes_are_not_looked_at(t
     assert found.masks is None
 
 
+def test_cases_without_an_image_are_left_out_of_prediction(trained, caplog):
+    present = dict(trained.cohort.present) | {"xray": ~np.isin(np.arange(12), [4, 7])}
+    lacking = dataclasses.replace(trained.cohort, present=present)
+    found = find(trained.folder, lacking)
+    assert "2 of 12 cases have no 'xray' and are left out, case c04 first" in caplog.text
+    assert found.images == 10
+    kept = trained.table[~trained.table["case_id"].isin(["c04", "c07"])]
+    assert found.table["case_id"].tolist() == kept["case_id"].tolist()
+    assert_close(found.table["score"].to_numpy(), kept["score"].to_numpy(), 1e-4)
+    nothing = dataclasses.replace(lacking, present=dict(present) | {"xray": np.zeros(12, bool)})
+    with pytest.raises(ValueError, match="case c00 has no 'xray' \\(12 such cases\\)"):
+        find(trained.folder, nothing)
+
+
 def test_the_stages_of_an_image_are_in_its_pixels(trained):
     viewed = stages_of(trained.folder, trained.cohort, 3)
     expected = trained.table[trained.table["case_id"] == "c03"]

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ from experiments.chest_xray_detection import study as parts
 from experiments.chest_xray_detection.config import CPU, PAPER, Config
 from experiments.chest_xray_detection.measures import measure
 from experiments.chest_xray_detection.models import BASELINE, DUAL, feature_models, model
-from experiments.chest_xray_detection.report import answer
+from experiments.chest_xray_detection.report import answer, write_results
 from experiments.chest_xray_detection.run import run
 from fusion_jax.data.synthetic import chest_opacities, oracle_detections
 from fusion_jax.detection.recipe import make_detection_recipe
 from fusion_jax.detection.study import open_detector_study
 from fusion_jax.detection.tables import truth_table
+from fusion_jax.training.cross_validation import Task
 
 pytestmark = pytest.mark.checkout
 
@@ -69,6 +71,17 @@ def test_every_part_on_small_cohorts(tmp_path):
     text = page.read_text(encoding="utf-8")
     for heading in ("Ways of fusing", "Clinical features", "Nodules of JSRT", "Lungs of the COVID-19 collection"):
         assert heading in text or (heading in REAL and f"{REAL[heading]}: not run" in text)
+
+
+def test_a_part_without_its_detectors_is_told_and_the_others_are_written(tmp_path):
+    untrained = SimpleNamespace(
+        plan=SimpleNamespace(models=(BASELINE, DUAL)), done=(Task(BASELINE, 0, 0, 0),), failed=(Task(DUAL, 0, 0, 0),)
+    )
+    studies = parts.Studies({"jsrt": untrained}, {"mimic": "No folders."}, {"jsrt": 3.0})
+    page = write_results(Config(out=tmp_path), TINY, studies, tmp_path).read_text(encoding="utf-8")
+    assert "jsrt: not judged. No training of MDF-Net ended well" in page
+    assert "mimic: not run. No folders." in page
+    assert json.loads((tmp_path / "results.json").read_text())["answers"] == {}
 
 
 def test_the_oracle_gains_with_vitals_and_the_measure_says_so():
