@@ -32,6 +32,7 @@ import jax
 import numpy as np
 import optax
 
+from benchmarks.costs import NOTES, step_cost
 from benchmarks.resnet import aim
 from benchmarks.timing import (
     Agreement,
@@ -50,7 +51,7 @@ from benchmarks.timing import (
     tune,
 )
 from benchmarks.torch_detection import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
-from benchmarks.torch_peer import LAYOUTS, PAUSE, ROOT, TorchCase, TorchPeer, find_torch, peak_growth, quickest
+from benchmarks.torch_peer import LAYOUTS, PAUSE, ROOT, TorchCase, TorchPeer, find_torch, quickest
 from fusion_jax.arrays import Batch
 from fusion_jax.detection.anchors import make_anchors
 from fusion_jax.detection.detector import DetectorConfig, make_detector, named_config
@@ -271,25 +272,6 @@ def measured(
 # Compile time and memory.
 
 
-def cost(model: str, size: int, cases: int, *, remat: bool) -> dict[str, Any]:
-    """What a training step costs in this process: seconds to make it, memory planned and taken, seconds to run it."""
-    config = config_of(model, size, remat=remat)
-    training = Training(config, random_batch(config, cases))
-    analysis = training.compile().memory_analysis()
-    training()
-    start = time.perf_counter()
-    jax.block_until_ready(training())
-    seconds = time.perf_counter() - start
-    peak = peak_growth(lambda: jax.block_until_ready(training())) if jax.default_backend() == "cpu" else None
-    planned = None if analysis is None else analysis.temp_size_in_bytes
-    return {
-        **{f"{name}, s": value for name, value in training.seconds.items()},
-        "step, s": seconds,
-        "planned GiB": None if planned is None else planned / 2**30,
-        "measured GiB": None if peak is None else peak / 2**30,
-    }
-
-
 def costs(size: int, cases: int) -> Table:
     """Each in a fresh process, that nothing is compiled yet in."""
     rows: list[Row] = []
@@ -302,8 +284,7 @@ def costs(size: int, cases: int) -> Table:
             rows.append({"model": name, "blocks": "computed again" if remat else "kept", **found})
     notes = (
         f"Training step at {cases} x {size} x {size} x 3, a fresh process for each row, nothing in a cache.",
-        "Planned: temporary arrays, by the compiler. Measured: resident memory at the peak of a step over that before.",
-        "Parameters, the momentum and the inputs are there before.",
+        *NOTES,
     )
     return Table("Compile time and memory", rows, notes)
 
@@ -319,7 +300,9 @@ def main(arguments: list[str] | None = None) -> int:
     # A compilation that comes from a cache would make first calls look quick.
     jax.config.update("jax_enable_compilation_cache", False)
     if chosen.cost is not None:
-        print(json.dumps(cost(**chosen.cost)))
+        wanted = chosen.cost
+        config = config_of(wanted["model"], wanted["size"], remat=wanted["remat"])
+        print(json.dumps(step_cost(Training(config, random_batch(config, wanted["cases"])))))
         return 0
     size, cases = (64, 2) if chosen.quick else (512, 4)
     names = [name for name, model in MODELS.items() if chosen.only in (None, model)]

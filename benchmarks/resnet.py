@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.costs import NOTES, step_cost
 from benchmarks.timing import (
     Agreement,
     Aim,
@@ -47,7 +48,7 @@ from benchmarks.timing import (
     relative_difference,
     tune,
 )
-from benchmarks.torch_peer import LAYOUTS, PAUSE, ROOT, TorchCase, TorchPeer, find_torch, peak_growth, quickest
+from benchmarks.torch_peer import LAYOUTS, PAUSE, ROOT, TorchCase, TorchPeer, find_torch, quickest
 from benchmarks.torch_resnet import LEARNING_RATE
 from fusion_jax.arrays import Batch
 from fusion_jax.encoders.folding import fold_batch_norm
@@ -246,24 +247,6 @@ def inferring(module: FusionClassifier, variables: dict[str, Any], batch: Batch)
 # Compile time and memory.
 
 
-def cost(depth: int, size: int, cases: int, *, remat: bool) -> dict[str, Any]:
-    """What a training step costs in this process: seconds to make it, memory planned and taken, seconds to run it."""
-    training = Training(fusion(depth, remat=remat), random_batch(cases, size))
-    analysis = training.compile().memory_analysis()
-    training()
-    start = time.perf_counter()
-    jax.block_until_ready(training())
-    seconds = time.perf_counter() - start
-    peak = peak_growth(lambda: jax.block_until_ready(training())) if jax.default_backend() == "cpu" else None
-    planned = None if analysis is None else analysis.temp_size_in_bytes
-    return {
-        **{f"{name}, s": value for name, value in training.seconds.items()},
-        "step, s": seconds,
-        "planned GiB": None if planned is None else planned / 2**30,
-        "measured GiB": None if peak is None else peak / 2**30,
-    }
-
-
 def costs(depth: int, size: int, cases: int) -> Table:
     """Each in a fresh process, that nothing is compiled yet in; the second finds what the first left in the cache."""
     rows: list[Row] = []
@@ -277,8 +260,7 @@ def costs(depth: int, size: int, cases: int) -> Table:
                 rows.append({"blocks": "computed again" if remat else "kept", "cache": state, **found})
     notes = (
         f"Training step at {cases} x {size} x {size} x 1, a fresh process for each row.",
-        "Planned: temporary arrays, by the compiler. Measured: resident memory at the peak of a step over that before.",
-        "Parameters, the moments of Adam and the inputs are there before.",
+        *NOTES,
     )
     return Table(f"ResNet-{depth} fusion: compile time and memory", rows, notes)
 
@@ -293,7 +275,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.cost is not None:
         jax.config.update("jax_compilation_cache_dir", chosen.cost.pop("cache"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        print(json.dumps(cost(**chosen.cost)))
+        wanted = chosen.cost
+        model = fusion(wanted["depth"], remat=wanted["remat"])
+        print(json.dumps(step_cost(Training(model, random_batch(wanted["cases"], wanted["size"])))))
         return 0
     depth, size, cases = (18, 64, 4) if chosen.quick else (50, 224, 8)
     deep = (18, 32, 2) if chosen.quick else (152, 224, 4)

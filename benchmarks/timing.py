@@ -25,8 +25,8 @@ from fusion_jax.cpu import tune_cpu
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "KDEpy")
 KEEP_FREED_MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**63 - 1),
+    "MALLOC_MMAP_MAX_": "0",
     "MALLOC_ARENA_MAX": "1",
 }
 """For processes that start: what `fusion_jax.tune_cpu` does to the memory of one that runs."""
