@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fusion_jax.data.definition import Flow
-from fusion_jax.data.image import Image, UnreadableFile
+from fusion_jax.data.image import READING, Image, UnreadableFile
 from fusion_jax.data.tables import as_word
 from fusion_jax.wording import listed
 
@@ -372,13 +372,17 @@ class Cohort:
             raise ValueError(f"{self.name}: no source {source!r}; it has {', '.join(self.sources)}.")
         if not self.present[source][row]:
             raise ValueError(f"{self.name}: case {self.case_id[row]} has no {source}; ask `cohort.present` first.")
+        place = f"{self.name}: {source} of case {self.case_id[row]}: "
+        reading = READING.set(place)
         try:
             return self.sources[source].image(row)
         except UnreadableFile as error:
             found = f"{source} of case {self.case_id[row]} {error.found}"
             raise UnreadableFile(error.path, found, error.advice) from None
         except ValueError as error:
-            raise ValueError(f"{self.name}: {source} of case {self.case_id[row]}: {error}") from error
+            raise ValueError(f"{place}{error}") from error
+        finally:
+            READING.reset(reading)
 
     @cached_property
     def case_id(self) -> tuple[str, ...]:

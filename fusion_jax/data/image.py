@@ -1,13 +1,17 @@
 """What a reader returns, and the one error of a file that no reader can use."""
 
 import os
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
-__all__ = ["Image", "UnreadableFile"]
+__all__ = ["READING", "Image", "UnreadableFile"]
+
+READING: ContextVar[str] = ContextVar("reading", default="")
+"""Cohort, source and case whose image is being read, with a colon after them: for the log of what is done to it."""
 
 
 class Image(NamedTuple):

@@ -84,6 +84,14 @@ def test_a_step_that_fails_names_case_and_step():
         cohort.image("ct", 1)
 
 
+def test_a_step_that_warns_names_the_case(caplog):
+    cohort = preprocessed(make(), {"ct": [{"op": "crop_or_pad", "mask": "tumour.file", "size": [1, 6]}]})
+    cohort.image("ct", 1)
+    assert caplog.messages == [
+        "cohort: ct of case case_1: a window of [1, 6] voxels cuts 3 of 6 voxels of the mask off"
+    ]
+
+
 def test_what_is_in_memory_is_what_was_read():
     sample = soft_tissue_sarcoma()
     cohort = Cohort.from_arrays(

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from fusion_jax.data.image import Image
+from fusion_jax.data.image import READING, Image
 from fusion_jax.data.images.operation import Count, NonNegative, Positive, operation
 from fusion_jax.data.images.voxels import as_floats, inside, occupied
 
@@ -253,8 +253,8 @@ def crop_or_pad(
         kept = chosen[tuple(slice(max(0, a), max(0, a + n)) for a, n in zip(start, sizes, strict=True))].sum()
         if kept < chosen.sum():
             logger.warning(
-                "a window of %s voxels cuts %d of %d voxels of the mask off", sizes.tolist(), chosen.sum() - kept,
-                chosen.sum(),
+                "%sa window of %s voxels cuts %d of %d voxels of the mask off", READING.get(), sizes.tolist(),
+                chosen.sum() - kept, chosen.sum(),
             )  # fmt: skip
     return cut(image, start, start + sizes, fill=fill)
 
