@@ -19,7 +19,7 @@ from fusion_jax.models.architecture import network_sources
 from fusion_jax.models.deep import Ready, ready_to_train
 from fusion_jax.models.recipe import Recipe, Report, open_recipe, show_chosen, write_recipe
 from fusion_jax.models.strategies import strategy_sources
-from fusion_jax.models.target import Target, Task, target_of
+from fusion_jax.models.target import Target, Task, target_of, with_target
 from fusion_jax.nas.genotype import (
     DARTS_OPERATIONS,
     OPERATIONS,
@@ -235,7 +235,8 @@ class SearchedRecipe:
 
         self.memory(cohort)
         ready = self.prepared(cohort, split, sources, target)
-        first, second = self._halves(cohort, ready, split)
+        ready = ready._replace(cohort=with_target(ready.cohort, target))
+        first, second = self._halves(with_target(cohort, target), ready, split)
         supernet, objective = self.supernet(ready.cohort, sources, target), _objective(target.kind)
         result = search(
             supernet,

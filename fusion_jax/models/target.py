@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from fusion_jax.data.cohort import Cohort
 from fusion_jax.wording import listed
 
-__all__ = ["Survival", "Target", "Task", "check_labels", "survival_of", "target_of"]
+__all__ = ["Survival", "Target", "Task", "check_labels", "survival_of", "target_of", "with_target"]
 
 Task = Literal["auto", "label", "survival"]
 """`auto` takes the label where the cohort has one, and time and event where not."""
@@ -75,6 +75,16 @@ def target_of(cohort: Cohort, task: Task = "auto") -> Target:
             f"{cohort.name}: no column has the role {wanted}; expected something to predict. Give a column that role."
         )
     return Target("survival", (cohort.columns("event") or ("",))[0])
+
+
+def with_target(cohort: Cohort, target: Target) -> Cohort:
+    """The cohort with the roles of one task alone, so that gaps of another one's columns refuse nobody."""
+    roles = {}
+    for column, role in cohort.roles.items():
+        of_label = role == "label" and target.kind == "label" and column == target.column
+        of_survival = role in ("time", "event") and target.kind == "survival"
+        roles[column] = role if of_label or of_survival or role in ("input", "group") else "never"
+    return dataclasses.replace(cohort, roles=roles)
 
 
 def check_labels(cohort: Cohort, target: Target, rows: Int[np.ndarray, "n"]) -> None:

@@ -32,7 +32,7 @@ from fusion_jax.models.deep import WEIGHTS, DeepRecipe
 from fusion_jax.models.network import Network, probabilities
 from fusion_jax.models.quality import QualityLog
 from fusion_jax.models.recipe import Report
-from fusion_jax.models.target import Target, survival_of
+from fusion_jax.models.target import Target, survival_of, with_target
 from fusion_jax.training.fit import FitResult, fit
 from fusion_jax.training.keys import named_key
 from fusion_jax.training.optimiser import Optimiser, make_optimiser
@@ -256,16 +256,6 @@ def validation_metrics(
     columns = [1] if scores.shape[1] == 2 else range(scores.shape[1])
     areas = [auc((label == code).astype(np.int32), scores[:, code]) for code in columns]
     return {"auc": float(np.mean(areas)), "loss": float(-np.log(true).mean())}
-
-
-def with_target(cohort: Cohort, target: Target) -> Cohort:
-    """The cohort with the roles of one task alone, so that gaps of another one's columns refuse nobody."""
-    roles = {}
-    for column, role in cohort.roles.items():
-        of_label = role == "label" and target.kind == "label" and column == target.column
-        of_survival = role in ("time", "event") and target.kind == "survival"
-        roles[column] = role if of_label or of_survival or role in ("input", "group") else "never"
-    return dataclasses.replace(cohort, roles=roles)
 
 
 def _base_objective(

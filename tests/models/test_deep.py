@@ -20,8 +20,8 @@ from fusion_jax.models.preparation import Preparation, prepare
 from fusion_jax.models.recipe import open_recipe
 from fusion_jax.models.registry import make_recipe
 from fusion_jax.models.strategies import Design, build
-from fusion_jax.models.target import Target
-from fusion_jax.models.training_run import optimiser_settings, validation_metrics, with_target
+from fusion_jax.models.target import Target, with_target
+from fusion_jax.models.training_run import optimiser_settings, validation_metrics
 from fusion_jax.training.keys import run_key
 from tests.helpers import assert_close
 

@@ -1,15 +1,21 @@
 """Cells that are searched among training patients, and networks of a genotype, as recipes."""
 
+import importlib
 import json
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fusion_jax.data import Arrays, Cohort, k_fold
+from fusion_jax.data.splits import Split
 from fusion_jax.models.architecture import network_sources, of_genotype_file
 from fusion_jax.models.registry import make_recipe, resolved
 from fusion_jax.models.task import run_split
 from fusion_jax.nas.genotype import Genotype, genotype_to_json, read_genotype, write_genotype
+from fusion_jax.nas.paired import paired_batches
+from fusion_jax.training.keys import run_key
 from tests.models.conftest import SEARCHED
 
 CELLS = Genotype((("conv3", 0), ("skip", 1)), (), (2,), ())
@@ -29,6 +35,52 @@ def two_images(cases=16, *, sizes=(8, 8)):
     )
 
 
+def with_follow_up(cases=16):
+    """Makes a cohort of a label and of days with an event, either of which may be given; and its days."""
+    rng = np.random.default_rng(cases)
+    days = rng.exponential(100, cases).round() + 1
+    died = (np.arange(cases) // 2 % 2).astype(float)
+    images = {name: Arrays(rng.normal(size=(cases, 8, 8, 1)).astype(np.float32)) for name in ("pet", "ct")}
+
+    def made(label=None, time=None):
+        return Cohort.from_arrays(
+            images,
+            label=np.arange(cases) % 2 if label is None else label,
+            table=pd.DataFrame({"days": days if time is None else time, "died": died}),
+            roles={"days": "time", "died": "event"},
+        )
+
+    return made, days
+
+
+class Asked(NamedTuple):
+    """What a search was asked for."""
+
+    cohort: Cohort
+    first: Any
+    second: Any
+    batch_size: int
+
+
+class Stopped(Exception):
+    """What stands in for a search."""
+
+
+def asked_for(monkeypatch, cohort, arguments, folder, *, split=None, **keywords):
+    """The search that a recipe comes to, which is not run."""
+    found = []
+
+    def search(_net, ready, first, second, *, batch_size, **_):
+        found.append(Asked(ready, first, second, batch_size))
+        raise Stopped
+
+    monkeypatch.setattr(importlib.import_module("fusion_jax.nas.search"), "search", search)
+    split = split or Split(0, 0, tuple(cohort.case_id), (), ())
+    with pytest.raises(Stopped):
+        make_recipe("mm-nas", {**SEARCHED, **arguments}).find(cohort, split, run_key(0), folder, **keywords)
+    return found[0]
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     cohort, folder = two_images(), tmp_path_factory.mktemp("searched")
@@ -45,6 +97,30 @@ def test_a_search_sees_halves_of_the_training_patients_and_nobody_else(searched)
     assert first | second == set(split.train)
     assert not {patient[case] for case in first} & {patient[case] for case in second}
     assert len(first) == len(second) == len(split.train) // 2
+
+
+def test_a_gap_in_the_columns_of_another_task_refuses_no_search(monkeypatch, tmp_path):
+    made, days = with_follow_up()
+    label = (np.arange(16) % 2).tolist()
+    no_time = made(time=np.where(np.arange(16) == 3, np.nan, days))
+    no_label = made(label=[None if row == 3 else code for row, code in enumerate(label)])
+    rare = made(label=[2 if row == 3 else code for row, code in enumerate(label)])
+    for task, cohort in (("label", no_time), ("survival", no_label), ("survival", rare)):
+        asked = asked_for(monkeypatch, cohort, {"task": task}, tmp_path)
+        batch = paired_batches(asked.cohort, asked.first, asked.second, 8, (0,)).at(0).train
+        assert set(batch.target) == ({"label"} if task == "label" else {"time", "event"})
+
+
+def test_halves_of_survival_are_alike_in_their_events_whatever_the_label(monkeypatch, tmp_path):
+    made, _ = with_follow_up()
+    halves = []
+    for shift in range(2):
+        cohort = made(label=(np.arange(16) + shift) // 4 % 2)
+        asked = asked_for(monkeypatch, cohort, {"task": "survival"}, tmp_path)
+        halves.append([part.tolist() for part in (asked.first, asked.second)])
+        events = [cohort.table["died"].iloc[part].sum() for part in halves[0]]
+        assert events == [4, 4]
+    assert halves[0] == halves[1]
 
 
 def test_the_network_that_predicts_is_that_of_the_cells_that_were_found(searched):
