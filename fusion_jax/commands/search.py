@@ -43,7 +43,7 @@ class Config:
       norm: of maps, by groups of channels or by the batch.
       remat: what is computed again in the backward pass to save memory, from quick to small.
       order: first or second order of the bilevel gradient; the second takes about three times as long.
-      batch_size: cases of a step.
+      batch_size: cases of a step; by default 4, for survival 64 or half of the patients.
       rate, architecture_rate: learning rates of weights and architecture.
       warmup_epochs: in which the weights move alone.
       penalty: on the expected number of parameters.
@@ -71,7 +71,7 @@ class Config:
     norm: Literal["group", "batch"] = "group"
     remat: Literal["none", "operation", "edge", "cell"] = "none"
     order: Literal["first", "second"] = "first"
-    batch_size: int = 4
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     rate: float = 0.025
     architecture_rate: float = 3e-3
     warmup_epochs: int = 0

@@ -30,10 +30,16 @@ from fusion_jax.nas.genotype import (
     write_genotype,
 )
 from fusion_jax.training.keys import named_key
+from fusion_jax.wording import counted
 
 __all__ = ["GENOTYPE_FILE", "SEARCH", "Found", "SearchedRecipe"]
 
 SEARCH, CHOSEN, GENOTYPE_FILE = "search", "chosen", "genotype.json"
+
+BATCH, SURVIVAL_BATCH = 4, 64
+
+LEAST_SUGGESTED = 8
+"""Cases of the smallest batch that is suggested for survival, where risks are ranked within a batch."""
 
 SPACES: Mapping[str, tuple[str, ...]] = {"standard": OPERATIONS, "darts": DARTS_OPERATIONS}
 
@@ -80,7 +86,8 @@ class SearchedRecipe:
       reduce_at: where a reduction cell halves the size.
       order: "first" or "second" of the bilevel gradient.
       search_epochs: of the search.
-      search_batch_size: cases of a step of the search.
+      search_batch_size: cases of a step of the search; by default 4, for survival 64 or half of the training cases,
+        since risks are ranked within a batch.
       search_rate, architecture_rate: learning rates of the weights (SGD) and of the architecture (Adam).
       search_schedule: of the rate of the weights.
       warmup_epochs: in which the weights move alone.
@@ -114,7 +121,7 @@ class SearchedRecipe:
     reduce_at: Literal["edges", "preprocess"] = "edges"
     order: Literal["first", "second"] = "first"
     search_epochs: int = 15
-    search_batch_size: int = 4
+    search_batch_size: int | None = None
     search_rate: float = 0.025
     architecture_rate: float = 3e-3
     search_schedule: Literal["constant", "cosine"] = "cosine"
@@ -142,7 +149,7 @@ class SearchedRecipe:
                 "N for normal and R for reduction cells, beginning with N, such as 'NRNR'",
             ),
             "search_epochs": (self.search_epochs >= 1, "at least 1"),
-            "search_batch_size": (self.search_batch_size >= 1, "at least 1"),
+            "search_batch_size": (self.search_batch_size is None or self.search_batch_size >= 1, "at least 1"),
             "head": (len(self.head) in (0, 2), "two widths, or none"),
             "space": (
                 not isinstance(self.space, str) or self.space in SPACES,
@@ -233,7 +240,7 @@ class SearchedRecipe:
             return self._drawn(cohort, sources, key, folder)
         from fusion_jax.nas.search import search
 
-        self.memory(cohort)
+        self.memory(cohort, cases=len(split.train))
         ready = self.prepared(cohort, split, sources, target)
         ready = ready._replace(cohort=with_target(ready.cohort, target))
         first, second = self._halves(with_target(cohort, target), ready, split)
@@ -248,7 +255,7 @@ class SearchedRecipe:
             folder=folder,
             key=named_key(key, "search"),
             epochs=self.search_epochs,
-            batch_size=self.search_batch_size,
+            batch_size=self._batch_size(target, len(first)),
             augment=self._augmentation(ready, sources),
             record=self._record(
                 sources,
@@ -261,22 +268,30 @@ class SearchedRecipe:
         )
         return Found(result.genotype, _facts(result))
 
-    def memory(self, cohort: Cohort) -> str:
+    def memory(self, cohort: Cohort, cases: int | None = None) -> str:
         """What a step of the search needs of memory, in words.
 
+        Args:
+          cohort: that is searched on.
+          cases: that are trained on; all unless given.
+
         Raises:
-          ValueError: more than there is; the message names settings that would fit.
+          ValueError: more than there is; the message names settings that would fit. Or a batch in which no risks can be
+            ranked.
         """
         from fusion_jax.nas.memory import check_memory
 
         sources = self.sources(cohort)
         images, _ = network_sources(_shapes(cohort, sources))
         shape = _shapes(cohort, images)[images[0]]
-        net = self.supernet(cohort, sources, self.target(cohort))
-        found = check_memory(net, shape, self.search_batch_size, self.order)
+        target = self.target(cohort)
+        net = self.supernet(cohort, sources, target)
+        size = self._batch_size(target, -(-(len(cohort) if cases is None else cases) // 2))
+        least = LEAST_SUGGESTED if target.kind == "survival" else 1
+        found = check_memory(net, shape, size, self.order, least_batch=least)
         return (
             f"A step of the search is estimated to need {found.total / 2**20:.0f} MiB ({', '.join(images)} of "
-            f"{' x '.join(map(str, shape))}, {self.search_batch_size} cases, remat {self.remat!r})."
+            f"{' x '.join(map(str, shape))}, {size} cases, remat {self.remat!r})."
         )
 
     def prepared(self, cohort: Cohort, split: Split, sources: tuple[str, ...], target: Target) -> Ready:
@@ -401,6 +416,19 @@ class SearchedRecipe:
         path, facts = folder / GENOTYPE_FILE, {"control": "random"}
         write_genotype(path, found, {"record": self._record(sources, facts)})
         return Found(read_genotype(path), facts)
+
+    def _batch_size(self, target: Target, half: int) -> int:
+        """Cases of a step, of the `half` cases that the weights are fitted to."""
+        if target.kind != "survival":
+            return self.search_batch_size or BATCH
+        size = self.search_batch_size or min(SURVIVAL_BATCH, half)
+        if size < 2:
+            raise ValueError(
+                f"recipe {self.name!r}: a step of the search takes {counted(size, 'case')}, and survival is predicted; "
+                "expected several, whose risks are ranked: a case alone has no gradient. Leave search_batch_size out "
+                f"for {SURVIVAL_BATCH}, or half of the training cases."
+            )
+        return size
 
     def _halves(self, cohort: Cohort, ready: Ready, split: Split) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "m"]]:
         """Rows for the weights and for the architecture: halves of the training patients, like in their classes."""

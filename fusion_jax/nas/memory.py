@@ -240,12 +240,14 @@ def check_memory(
     *,
     available: int | None = None,
     platform: str | None = None,
+    least_batch: int = 1,
 ) -> MemoryEstimate:
     """The estimate, or a refusal that names settings which would fit.
 
     Args:
       net, shape, batch_size, order, platform: as for `memory_estimate`.
       available: bytes to fit into; `available_memory()` by default, and anything fits where that is not known.
+      least_batch: smallest batch that may be named.
 
     Raises:
       ValueError: too little memory; the message names the smallest changes that would fit.
@@ -258,7 +260,9 @@ def check_memory(
     available = available_memory() if available is None else available
     if available is None or estimate.total <= KEEP * available:
         return estimate
-    found = fitting_settings(net, shape, batch_size, order, available=available, platform=platform)
+    found = fitting_settings(
+        net, shape, batch_size, order, available=available, platform=platform, least_batch=least_batch
+    )
     names = [f"{_changes(changes)} ({_gib(total)})" for changes, total in found[:SHOWN]]
     way_out = (
         f"These would fit: {'; or '.join(names)}." if names else "Crop the images, or bring them to a coarser grid."
@@ -278,6 +282,7 @@ def fitting_settings(
     *,
     available: int,
     platform: str | None = None,
+    least_batch: int = 1,
 ) -> list[tuple[dict[str, Any], int]]:
     """Changes to a search that make it fit, those of fewest settings first.
 
@@ -287,6 +292,7 @@ def fitting_settings(
     Args:
       net, shape, batch_size, order, platform: as for `memory_estimate`.
       available: bytes to fit into.
+      least_batch: smallest batch that is offered.
 
     Returns:
       Settings that change, and the bytes they take; empty where nothing fits.
@@ -300,7 +306,7 @@ def fitting_settings(
     choices: list[dict[str, Any]] = []
     if platform != "cpu":
         choices += [{"remat": remat} for remat in ("edge", "operation", "cell") if remat != net.remat]
-    choices += [{"batch_size": size} for size in (batch_size // 2, 1) if 0 < size < batch_size]
+    choices += [{"batch_size": size} for size in (batch_size // 2, least_batch) if least_batch <= size < batch_size]
     if platform != "cpu" and jnp.dtype(net.dtype) != jnp.bfloat16:
         choices.append({"dtype": "bfloat16"})
     choices += [{"partial": k} for k in (2, 4) if k > net.partial and net.channels % k == 0]

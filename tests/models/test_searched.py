@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from fusion_jax.data.splits import Split
 from fusion_jax.models.architecture import network_sources, of_genotype_file
 from fusion_jax.models.registry import make_recipe, resolved
 from fusion_jax.models.task import run_split
+from fusion_jax.nas import memory
 from fusion_jax.nas.genotype import Genotype, genotype_to_json, read_genotype, write_genotype
 from fusion_jax.nas.paired import paired_batches
 from fusion_jax.training.keys import run_key
@@ -121,6 +123,40 @@ def test_halves_of_survival_are_alike_in_their_events_whatever_the_label(monkeyp
         events = [cohort.table["died"].iloc[part].sum() for part in halves[0]]
         assert events == [4, 4]
     assert halves[0] == halves[1]
+
+
+def test_a_step_ranks_the_risks_of_many_cases_and_takes_four_where_classes_are_predicted(monkeypatch, tmp_path):
+    default: dict[str, Any] = {"search_batch_size": None}
+    cohort = with_follow_up(24)[0]()
+    split = Split(0, 0, tuple(cohort.case_id[:18]), (), ())
+    sizes = [
+        asked_for(monkeypatch, cohort, {**changes, "task": task}, tmp_path, split=split).batch_size
+        for task, changes in (("label", default), ("survival", default), ("survival", {"search_batch_size": 3}))
+    ]
+    assert sizes == [4, 9, 3]
+    recipe: Any = make_recipe("mm-nas", {**SEARCHED, **default, "task": "survival"})
+    assert "12 cases, remat" in recipe.memory(cohort)
+    assert "9 cases, remat" in recipe.memory(cohort, cases=18)
+    assert "64 cases, remat" in recipe.memory(with_follow_up(200)[0]())
+
+
+def test_a_batch_without_risks_to_rank_is_neither_taken_nor_suggested(monkeypatch, tmp_path):
+    cohort = with_follow_up(200)[0]()
+    recipe: Any = make_recipe("mm-nas", {**SEARCHED, "search_batch_size": 1, "task": "survival"})
+    with pytest.raises(ValueError, match=r"takes 1 case, and survival is predicted; .*Leave search_batch_size out"):
+        recipe.find(cohort, Split(0, 0, tuple(cohort.case_id), (), ()), run_key(0), tmp_path)
+    real = memory.check_memory
+
+    def tight(net, shape, batch_size, order, **least):
+        needed = memory.memory_estimate(net, shape, batch_size, order).total
+        return real(net, shape, batch_size, order, available=needed, **least)
+
+    monkeypatch.setattr(memory, "check_memory", tight)
+    for task, offered in (("survival", {"8", "32"}), ("label", {"1", "2"})):
+        recipe = make_recipe("mm-nas", {**SEARCHED, "channels": 16, "search_batch_size": None, "task": task})
+        with pytest.raises(ValueError, match="These would fit") as caught:
+            recipe.memory(cohort)
+        assert set(re.findall(r"batches of (\d+)", str(caught.value))) == offered
 
 
 def test_the_network_that_predicts_is_that_of_the_cells_that_were_found(searched):

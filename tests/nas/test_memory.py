@@ -108,6 +108,13 @@ def test_settings_that_change_no_result_come_first_and_few_changes_before_many()
         check_memory(net(nodes=4), FULL, 1, available=2**20)
 
 
+def test_no_batch_below_the_least_is_offered():
+    available = round(0.7 * memory_estimate(net(), FULL, 64, platform="cpu").total)
+    for least, offered in ((1, {1, 32}), (8, {8, 32}), (64, set())):
+        found = fitting_settings(net(), FULL, 64, available=available, platform="cpu", least_batch=least)
+        assert {changes["batch_size"] for changes, _ in found if "batch_size" in changes} == offered
+
+
 def test_the_memory_of_this_machine_is_a_number():
     found = available_memory()
     assert found is not None
