@@ -86,7 +86,7 @@ def eligible_epochs(lines: Sequence[Mapping[str, Any]], collapse: Collapse) -> l
     """Epochs whose architecture may be taken.
 
     - "none": all.
-    - "skips": those whose normal cell keeps fewer than two skips (DARTS+).
+    - "skips": those whose normal cell (the first one, where no other is normal) keeps fewer than two skips (DARTS+).
     - "eigenvalue": those up to five measurements before the newest one, once the dominant eigenvalue has risen
       (R-DARTS); before that all.
 
@@ -141,7 +141,9 @@ def collapsed(lines: Sequence[Mapping[str, Any]], collapse: Collapse) -> bool:
 
 
 def _skips(line: Mapping[str, Any]) -> int:
-    return sum(operation == "skip" for operation, _ in line["genotype"]["normal"])
+    # The normal cell that takes more than two sources has a table of its own, and may be the only one.
+    cell = line["genotype"]["normal"] or line["genotype"].get("first", ())
+    return sum(operation == "skip" for operation, _ in cell)
 
 
 def _measured(lines: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:

@@ -367,7 +367,7 @@ def test_validation_loss_and_eigenvalue_are_those_of_all_cases_at_once(begun, ke
 # Collapse
 
 
-def line(skips, eigenvalue=None, loss=1.0, edges=4):
+def line(skips, eigenvalue=None, loss=1.0, edges=4) -> dict[str, Any]:
     cell = [["skip", 0]] * skips + [["conv3", 1]] * (edges - skips)
     return {"genotype": {"normal": cell}, "eigenvalue": eigenvalue, "validation_loss": loss}
 
@@ -380,6 +380,18 @@ def test_two_skips_three_epochs_in_a_row_are_a_collapse():
     assert not collapsed([*lines, line(3)], "none")
     # Noise may begin with skips; there is nothing to go back to yet.
     assert not collapsed([line(2)] * 5, "skips")
+
+
+def test_skips_are_counted_in_the_first_cell_where_it_is_the_only_normal_one():
+    lines = [line(skips) for skips in (1, 2, 2, 2)]
+    three = [
+        own | {"genotype": {"first": own["genotype"]["normal"], "normal": [], "reduce": [["skip", 0]] * 4}}
+        for own in lines
+    ]
+    assert collapsed(three, "skips")
+    assert eligible_epochs(three, "skips") == [0]
+    both = [own | {"genotype": own["genotype"] | {"first": [["skip", 0]] * 4}} for own in lines]
+    assert eligible_epochs(both, "skips") == [0]
 
 
 def test_an_eigenvalue_that_rises_by_a_third_over_five_measurements_is_a_collapse():
