@@ -169,6 +169,7 @@ class SearchedRecipe:
     def _check_search(self) -> None:
         """Settings of the search that would only fail once it runs."""
         from fusion_jax.models.augmentation import check_augmentation
+        from fusion_jax.nas.diagnostics import LEAST_MEASURED
 
         check_augmentation(self.augment)
         limits = {
@@ -191,6 +192,12 @@ class SearchedRecipe:
         for field, (fits, expected) in limits.items():
             if not fits:
                 raise ValueError(f"recipe {self.name!r}: {field} is {getattr(self, field)!r}; expected {expected}.")
+        if self.collapse == "eigenvalue" and self.search_epochs // self.eigenvalue_every < LEAST_MEASURED:
+            raise ValueError(
+                f"recipe {self.name!r}: collapse is 'eigenvalue' and eigenvalue_every is {self.eigenvalue_every} of "
+                f"{self.search_epochs} search_epochs; expected {LEAST_MEASURED} measurements or more, before which the "
+                "rule never ends a search. Measure more often, or search for longer."
+            )
 
     @property
     def operations(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from fusion_jax.nas.genotype import CELLS, derive, genotype_to_json, skip_share
 
-__all__ = ["Collapse", "collapsed", "describe_architecture", "eligible_epochs", "mixing_entropy"]
+__all__ = ["LEAST_MEASURED", "Collapse", "collapsed", "describe_architecture", "eligible_epochs", "mixing_entropy"]
 
 Collapse = Literal["none", "skips", "eigenvalue"]
 """Rule that ends a search: never; skips in the normal cell; a rising eigenvalue."""
@@ -26,6 +26,9 @@ HELD = 3
 
 WINDOW = 5
 """Values over which the eigenvalue is averaged, and how far apart the two averages lie."""
+
+LEAST_MEASURED = 2 * WINDOW
+"""Measurements before which no eigenvalue rises."""
 
 RISE = 0.75
 """Ratio of the earlier average to the newer one below which the eigenvalue rises."""
@@ -152,7 +155,7 @@ def _measured(lines: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
 
 
 def _rises(values: Sequence[float]) -> bool:
-    if len(values) < 2 * WINDOW:
+    if len(values) < LEAST_MEASURED:
         return False
     newer, earlier = float(np.mean(values[-WINDOW:])), float(np.mean(values[-2 * WINDOW : -WINDOW]))
     return newer > 0 and earlier / newer < RISE

@@ -28,7 +28,7 @@ from fusion_jax.data.cohort import Cohort
 from fusion_jax.data.sampling import Sampler
 from fusion_jax.encoders.linen import as_model
 from fusion_jax.nas.costs import operation_costs
-from fusion_jax.nas.diagnostics import collapsed, describe_architecture, eligible_epochs
+from fusion_jax.nas.diagnostics import LEAST_MEASURED, collapsed, describe_architecture, eligible_epochs
 from fusion_jax.nas.genotype import Genotype, genotype_from_json, write_genotype
 from fusion_jax.nas.judging import validation_eigenvalue, validation_loss
 from fusion_jax.nas.paired import PairedBatches, SearchBatch, paired_batches
@@ -144,6 +144,13 @@ def search(
         raise ValueError(
             f"warmup_epochs is {settings.warmup_epochs} of {epochs} epochs; expected fewer, as the architecture "
             "would never move."
+        )
+    every = settings.eigenvalue_every
+    if settings.collapse == "eigenvalue" and epochs // every < LEAST_MEASURED:
+        raise ValueError(
+            f"collapse is 'eigenvalue' and eigenvalue_every is {every} of {epochs} epochs, {epochs // every} in all; "
+            f"expected {LEAST_MEASURED} measurements or more, before which the rule never ends a search. Measure more "
+            "often, or search for longer."
         )
     model = _model(supernet)
     seed = tuple(int(part) for part in np.asarray(jax.random.key_data(key)).reshape(-1))

@@ -210,6 +210,11 @@ def test_a_genotype_file_is_a_recipe_with_the_settings_of_its_search(tmp_path, s
         ("mm-nas", {"space": ["conv9"]}, "no operation 'conv9'; expected some of none, skip"),
         ("mm-nas", {"space": "wide"}, "space is 'wide'; expected standard or darts"),
         ("mm-nas", {"nodes": 0}, "nodes is 0; expected at least 1"),
+        (
+            "mm-nas",
+            {"collapse": "eigenvalue", "eigenvalue_every": 2},
+            "eigenvalue_every is 2 of 15 search_epochs.* expected 10 measurements or more",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(name, arguments, message):

@@ -228,6 +228,14 @@ def test_a_warm_up_that_never_ends_is_refused(tmp_path):
         run(tmp_path, settings=dataclasses.replace(FAST, warmup_epochs=6))
 
 
+@pytest.mark.parametrize(("epochs", "every"), [(6, 1), (19, 2)])
+def test_a_rule_that_can_never_end_a_search_is_refused(tmp_path, epochs, every):
+    settings = dataclasses.replace(FAST, collapse="eigenvalue", eigenvalue_every=every)
+    message = rf"eigenvalue_every is {every} of {epochs} epochs.* expected 10 measurements or more"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, settings=settings, epochs=epochs)
+
+
 # A search
 
 
