@@ -309,7 +309,7 @@ def fitting_settings(
     choices += [{"batch_size": size} for size in (batch_size // 2, least_batch) if least_batch <= size < batch_size]
     if platform != "cpu" and jnp.dtype(net.dtype) != jnp.bfloat16:
         choices.append({"dtype": "bfloat16"})
-    choices += [{"partial": k} for k in (2, 4) if k > net.partial and net.channels % k == 0]
+    choices += [{"partial": k} for k in (2, 4) if k > net.partial]
     choices += [{"stem_stride": stride} for stride in (2, 4) if stride > net.stem_stride]
     choices += [{"channels": size} for size in (net.channels // 2,) if size >= 2]
     choices += [{"nodes": count} for count in (3, 2) if count < net.nodes]
@@ -325,6 +325,8 @@ def fitting_settings(
     for candidates in (choices, pairs, triples):
         found = []
         for changes in candidates:
+            if changes.get("channels", net.channels) % changes.get("partial", net.partial):
+                continue
             total = _changed(net, shape, batch_size, order, changes, platform)
             if total <= KEEP * available and changes not in [known for known, _ in found]:
                 found.append((changes, total))

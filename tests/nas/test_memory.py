@@ -108,6 +108,15 @@ def test_settings_that_change_no_result_come_first_and_few_changes_before_many()
         check_memory(net(nodes=4), FULL, 1, available=2**20)
 
 
+@pytest.mark.parametrize(("channels", "partial"), [(4, 4), (6, 2), (6, 1)])
+def test_only_channels_that_the_partial_ones_divide_are_offered(channels, partial):
+    own = net(channels=channels, partial=partial)
+    for share in (0.8, 0.3, 0.1):
+        available = round(share * memory_estimate(own, FULL, 4, platform="cpu").total)
+        for changes, _ in fitting_settings(own, FULL, 4, available=available, platform="cpu"):
+            assert changes.get("channels", channels) % changes.get("partial", partial) == 0, changes
+
+
 def test_no_batch_below_the_least_is_offered():
     available = round(0.7 * memory_estimate(net(), FULL, 64, platform="cpu").total)
     for least, offered in ((1, {1, 32}), (8, {8, 32}), (64, set())):
