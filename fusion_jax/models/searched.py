@@ -160,6 +160,7 @@ class SearchedRecipe:
             if not fits:
                 raise ValueError(f"recipe {self.name!r}: {field} is {getattr(self, field)!r}; expected {expected}.")
         self._check_search()
+        self._check_retraining()
         unknown = [name for name in self.operations if name not in OPERATIONS]
         if unknown:
             raise ValueError(
@@ -198,6 +199,15 @@ class SearchedRecipe:
                 f"{self.search_epochs} search_epochs; expected {LEAST_MEASURED} measurements or more, before which the "
                 "rule never ends a search. Measure more often, or search for longer."
             )
+
+    def _check_retraining(self) -> None:
+        """Arguments that would only be refused once the search is over."""
+        from fusion_jax.models.registry import make_recipe
+
+        try:
+            make_recipe("genotype", {"genotype": {}, **self.retrain})
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"recipe {self.name!r}, retrain: {error}") from error
 
     @property
     def operations(self) -> tuple[str, ...]:

@@ -210,6 +210,8 @@ def test_a_genotype_file_is_a_recipe_with_the_settings_of_its_search(tmp_path, s
         ("mm-nas", {"space": ["conv9"]}, "no operation 'conv9'; expected some of none, skip"),
         ("mm-nas", {"space": "wide"}, "space is 'wide'; expected standard or darts"),
         ("mm-nas", {"nodes": 0}, "nodes is 0; expected at least 1"),
+        ("mm-nas", {"retrain": {"epoch": 3}}, r"'mm-nas', retrain: recipe 'genotype': no argument 'epoch'; .*'epochs'"),
+        ("mm-nas", {"retrain": {"epochs": 0}}, "'mm-nas', retrain: .*epochs is 0; expected at least 1"),
         (
             "mm-nas",
             {"collapse": "eigenvalue", "eigenvalue_every": 2},
@@ -220,6 +222,11 @@ def test_a_genotype_file_is_a_recipe_with_the_settings_of_its_search(tmp_path, s
 def test_settings_that_do_not_fit_are_refused(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         make_recipe(name, arguments)
+
+
+def test_an_argument_of_the_retraining_of_another_type_is_refused():
+    with pytest.raises(TypeError, match=r"'mm-nas', retrain: recipe 'genotype': epochs is 'many'"):
+        make_recipe("mm-nas", {"retrain": {"epochs": "many"}})
 
 
 def test_a_genotype_that_is_not_there_is_named(tmp_path):
