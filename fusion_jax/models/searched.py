@@ -143,6 +143,8 @@ class SearchedRecipe:
         limits = {
             "nodes": (self.nodes >= 1, "at least 1"),
             "channels": (self.channels >= 1, "at least 1"),
+            "stem_stride": (self.stem_stride >= 1, "at least 1"),
+            "stem_multiplier": (self.stem_multiplier >= 1, "at least 1"),
             "derived_channels": (self.derived_channels >= 1, "at least 1"),
             "layout": (
                 self.layout.startswith("N") and set(self.layout) <= {"N", "R"},
@@ -473,6 +475,9 @@ class SearchedRecipe:
 
 def _shapes(ready: Cohort, sources: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Source to the shape of a case; columns that are not encoded yet count as a vector."""
+    for name in sources:
+        if not ready.present[name].any():
+            raise ValueError(f"{ready.name}: no training case has {name!r}; expected at least one. Remove the source.")
     first = {name: int(np.flatnonzero(ready.present[name])[0]) for name in sources}
     tables = [name for name in sources if ready.sources[name].kind == "table"]
     return {name: (1,) if name in tables else tuple(np.shape(ready.sources[name][row])) for name, row in first.items()}

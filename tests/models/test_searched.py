@@ -1,5 +1,6 @@
 """Cells that are searched among training patients, and networks of a genotype, as recipes."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -210,6 +211,8 @@ def test_a_genotype_file_is_a_recipe_with_the_settings_of_its_search(tmp_path, s
         ("mm-nas", {"space": ["conv9"]}, "no operation 'conv9'; expected some of none, skip"),
         ("mm-nas", {"space": "wide"}, "space is 'wide'; expected standard or darts"),
         ("mm-nas", {"nodes": 0}, "nodes is 0; expected at least 1"),
+        ("mm-nas", {"stem_stride": 0}, "stem_stride is 0; expected at least 1"),
+        ("mm-nas", {"stem_multiplier": 0}, "stem_multiplier is 0; expected at least 1"),
         ("mm-nas", {"retrain": {"epoch": 3}}, r"'mm-nas', retrain: recipe 'genotype': no argument 'epoch'; .*'epochs'"),
         ("mm-nas", {"retrain": {"epochs": 0}}, "'mm-nas', retrain: .*epochs is 0; expected at least 1"),
         (
@@ -227,6 +230,15 @@ def test_settings_that_do_not_fit_are_refused(name, arguments, message):
 def test_an_argument_of_the_retraining_of_another_type_is_refused():
     with pytest.raises(TypeError, match=r"'mm-nas', retrain: recipe 'genotype': epochs is 'many'"):
         make_recipe("mm-nas", {"retrain": {"epochs": "many"}})
+
+
+@pytest.mark.parametrize("source", ["ct", "clinical"])
+def test_a_source_that_no_case_has_is_named(tmp_path, source):
+    cohort = two_images()
+    cohort = dataclasses.replace(cohort, present={**cohort.present, source: np.zeros(len(cohort), bool)})
+    recipe: Any = make_recipe("mm-nas", SEARCHED)
+    with pytest.raises(ValueError, match=f"no training case has '{source}'; expected at least one"):
+        recipe.find(cohort, Split(0, 0, tuple(cohort.case_id), (), ()), run_key(0), tmp_path)
 
 
 def test_a_genotype_that_is_not_there_is_named(tmp_path):
