@@ -389,5 +389,6 @@ def _momentum(opt_state: Any) -> Any:
 
 
 def _decays(optimiser: Optimiser, weights: Any) -> Any:
-    """Decay of every weight: as `Optimiser` has it, biases and norms have none."""
-    return jax.tree.map(lambda leaf: optimiser.weight_decay if leaf.ndim > 1 else 0.0, weights)
+    """Decay of every weight: as `make_optimiser` has it, biases and norms have none unless all weights are decayed."""
+    everything = optimiser.decayed == "all"
+    return jax.tree.map(lambda leaf: optimiser.weight_decay if everything or leaf.ndim > 1 else 0.0, weights)

@@ -13,16 +13,17 @@ from fusion_jax.arrays import Batch, Model
 from fusion_jax.data import Cohort
 from fusion_jax.encoders.linen import as_model
 from fusion_jax.fusion import softmax_cross_entropy
+from fusion_jax.nas.bilevel import unrolled
 from fusion_jax.nas.costs import expected_cost, operation_costs
 from fusion_jax.nas.diagnostics import collapsed, describe_architecture, eligible_epochs, mixing_entropy
 from fusion_jax.nas.genotype import read_genotype
 from fusion_jax.nas.judging import validation_eigenvalue, validation_loss
 from fusion_jax.nas.paired import SearchBatch, paired_batches
 from fusion_jax.nas.search import search
-from fusion_jax.nas.step import SearchSettings, search_state, search_step
+from fusion_jax.nas.step import SearchSettings, _apply, _decays, search_state, search_step
 from fusion_jax.training.keys import run_key
 from fusion_jax.training.logs import read_lines
-from fusion_jax.training.optimiser import Optimiser
+from fusion_jax.training.optimiser import Optimiser, make_optimiser
 from fusion_jax.training.scalars import DivergedError
 from fusion_jax.training.state import Objective
 from tests.helpers import assert_close
@@ -226,6 +227,17 @@ def test_settings_that_do_not_fit_are_refused(unchecked, changes, message):
 def test_a_warm_up_that_never_ends_is_refused(tmp_path):
     with pytest.raises(ValueError, match="warmup_epochs is 6 of 6 epochs"):
         run(tmp_path, settings=dataclasses.replace(FAST, warmup_epochs=6))
+
+
+@pytest.mark.parametrize("decayed", ["kernels", "all"])
+def test_the_step_ahead_decays_what_the_optimiser_decays(decayed):
+    settings = Optimiser("sgd", learning_rate=0.5, momentum=0.0, weight_decay=0.2, decayed=decayed)
+    weights = {"params": {"kernel": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)}, "objective": {}}
+    still, optimiser = jax.tree.map(np.zeros_like, weights), make_optimiser(settings, 1, 1)
+    own, _ = _apply(optimiser, still, optimiser.init(weights), weights)
+    ahead = unrolled(weights, still, None, rate=0.5, momentum=0.0, weight_decay=_decays(settings, weights))
+    assert_close(ahead, own)
+    assert_close(own["params"]["bias"], np.full(3, 0.9 if decayed == "all" else 1.0))
 
 
 @pytest.mark.parametrize(("epochs", "every"), [(6, 1), (19, 2)])
