@@ -304,7 +304,8 @@ class EdgesOfMap(nn.Module):
                 return {}
             y = jnp.concatenate(list(maps.values()), axis=-1)
             groups = y.shape[-1] // channels * norm_groups(channels)
-            name = "_".join(["norm", str(stage), *(names if len(names) < len(self.operations) - 1 else ())])
+            apart = len(names) < sum(name != "none" for name in self.operations)
+            name = "_".join(["norm", str(stage), *(names if apart else ())])
             y = Norm(self.norm, groups, affine=False, dtype=self.dtype, name=name)(y, train=train, mask=mask)
             ends = np.cumsum([part.shape[-1] for part in maps.values()])[:-1]
             return dict(zip(maps, jnp.split(y, ends, axis=-1), strict=True))

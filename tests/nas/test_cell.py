@@ -230,6 +230,20 @@ def test_what_is_computed_again_on_the_way_back_gives_the_same(norm, operations)
         )
 
 
+@pytest.mark.parametrize(
+    "operations", [("max_pool", "conv3"), ("none", "max_pool", "conv3"), ("conv3", "sep3", "dil5")]
+)
+def test_every_operation_has_running_statistics_of_its_own(operations):
+    maps, weights = [normal(2, 4, 3, 6)], normal(1, len(operations))
+
+    def held(remat):
+        cell = MixedCell(1, 4, operations=operations, norm="batch", remat=remat)
+        found = jax.eval_shape(lambda: cell.init(jax.random.key(0), maps, weights, train=False))
+        return sum(leaf.size for leaf in jax.tree.leaves(found["batch_stats"]))
+
+    assert held("operation") == held("cell") == held("none")
+
+
 def test_rematerialisation_keeps_less():
     operations = ("none", "max_pool", "conv3", "dil3")
     maps, weights = [jnp.zeros((1, 12, 12, 8))] * 2, jnp.full((5, 4), 0.25)
