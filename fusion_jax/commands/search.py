@@ -118,9 +118,12 @@ def run(config: Config) -> int:
     everybody = Split(0, 0, tuple(cohort.case_id), (), ())
     print(recipe.memory(cohort))
     versions: dict[str, Any] = dict(run_record())
-    if not config.resume:
-        options = {name: value for name, value in asdict(config).items() if name not in OF_THE_CALL}
-        write_json(out / RECORD, {"options": options, "run": versions})
+
+    def begin() -> None:
+        if not config.resume:
+            options = {name: value for name, value in asdict(config).items() if name not in OF_THE_CALL}
+            write_json(out / RECORD, {"options": options, "run": versions})
+
     with progress_bar("preparing images") as bar:
 
         def told(progress: Any) -> None:
@@ -128,7 +131,7 @@ def run(config: Config) -> int:
             done = progress.epoch * progress.steps + progress.step
             bar(done, progress.epochs * progress.steps, f"epoch {progress.epoch + 1}{loss}")
 
-        found = recipe.find(cohort, everybody, run_key(config.seed, 0, 0), out, report=told)
+        found = recipe.find(cohort, everybody, run_key(config.seed, 0, 0), out, report=told, checked=begin)
     names = images if len(images) > 1 else [images[0], images[0]]
     report = write_search_report(
         out,

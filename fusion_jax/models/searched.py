@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -240,7 +240,16 @@ class SearchedRecipe:
         facts = open_recipe(folder / CHOSEN)["facts"]
         write_recipe(folder, self, cohort, target=self.target(cohort), facts={**facts, "search": found.facts})
 
-    def find(self, cohort: Cohort, split: Split, key: Key, folder: Path, *, report: Report | None = None) -> Found:
+    def find(
+        self,
+        cohort: Cohort,
+        split: Split,
+        key: Key,
+        folder: Path,
+        *,
+        report: Report | None = None,
+        checked: Callable[[], object] | None = None,
+    ) -> Found:
         """Search the cells for the training cases of a split.
 
         Args:
@@ -249,6 +258,7 @@ class SearchedRecipe:
           key: of everything random.
           folder: of the search; gets `genotype.json` and `architecture.jsonl`.
           report: told how the search is getting on.
+          checked: called once nothing of the cohort refuses the search, before anything is written.
 
         Raises:
           ValueError: sources that do not fit, or too little memory; said before anything is compiled.
@@ -264,6 +274,9 @@ class SearchedRecipe:
         ready = ready._replace(cohort=with_target(ready.cohort, target))
         first, second = self._halves(with_target(cohort, target), ready, split)
         supernet, objective = self.supernet(ready.cohort, sources, target), _objective(target.kind)
+        size = self._batch_size(target, len(first))
+        if checked is not None:
+            checked()
         result = search(
             supernet,
             ready.cohort,
@@ -274,7 +287,7 @@ class SearchedRecipe:
             folder=folder,
             key=named_key(key, "search"),
             epochs=self.search_epochs,
-            batch_size=self._batch_size(target, len(first)),
+            batch_size=size,
             augment=self._augmentation(ready, sources),
             record=self._record(
                 sources,

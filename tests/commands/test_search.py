@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 
+import numpy as np
 import pytest
+from PIL import Image as Picture
 
 from fusion_jax.commands.main import main
-from tests.data.folders import CONFIG, write_folder
+from tests.data.folders import CONFIG, edit, write_folder
 
 SMALL = [
     "--layout",
@@ -93,6 +95,29 @@ def test_a_search_that_cannot_run_leaves_nothing_behind(options, message, study,
     assert code == 2
     assert message in err
     assert not (tmp_path / "out" / "search.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("no,Somebody 4", ",Somebody 4", "case c004 has no malignant (1 in all)"),
+        ("no,Somebody 4", "rare,Somebody 4", "class 'rare' has 1 patients"),
+        (None, None, "xray of case c004 has shape"),
+    ],
+)
+def test_a_cohort_that_cannot_be_searched_leaves_nothing_that_a_second_call_would_go_on_with(
+    old, new, message, tmp_path
+):
+    folder = write_folder(tmp_path / "data", config=CONFIG.replace('never = ["name"]\n', ""))
+    if old is None:
+        Picture.fromarray(np.full((20, 24), 90, np.uint8)).save(folder / "images" / "c004.png")
+    else:
+        edit(folder / "cases.csv", old, new)
+    for _ in range(2):
+        code, _, err = ask("search", folder, "--sources", "xray", "--out", tmp_path / "out", *SMALL)
+        assert code == 2
+        assert message in err
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_comparison_says_that_cells_were_searched_on_its_patients(study):
