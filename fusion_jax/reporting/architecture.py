@@ -428,7 +428,8 @@ def search_figure(lines: Sequence[Mapping[str, Any]], *, caption: str, chosen: i
         mixing weights, `operations`, and where it was computed `eigenvalue`, the dominant one of the Hessian of the
         validation loss by the architecture.
       caption: says of which search.
-      chosen: epoch whose architecture was derived; by default that of the lowest validation loss.
+      chosen: `epoch` of the line whose architecture was derived; by default that of the lowest validation loss. Lines
+        count epochs from 0, the figure counts them from 1.
 
     Raises:
       ValueError: no line, or a line that lacks one of these.
@@ -437,20 +438,20 @@ def search_figure(lines: Sequence[Mapping[str, Any]], *, caption: str, chosen: i
       >>> line = {"entropy": {"normal": 2.2}, "skip_share": {"normal": 0.25}, "operations": ["none", "skip"]}
       >>> lines = [line | {"epoch": k, "validation_loss": loss} for k, loss in enumerate([0.7, 0.6, 0.65])]
       >>> search_figure(lines, caption="Fold 1.").alt
-      'Search of 3 epochs: validation loss from 0.700 to 0.650, lowest 0.600 in epoch 1, whose architecture was chosen;
+      'Search of 3 epochs: validation loss from 0.700 to 0.650, lowest 0.600 in epoch 2, whose architecture was chosen;
       entropy of normal cell from 2.20 to 2.20 nats; share of skips of normal cell from 0.250 to 0.250.'
 
     References:
       Share of skips and dominant eigenvalue as signs of collapse: Zela et al. 2020, https://arxiv.org/abs/1909.09656.
     """
     _check(lines, ("epoch", "validation_loss", "entropy", "skip_share", "operations"))
-    epochs = np.array([line["epoch"] for line in lines], float)
+    epochs = np.array([line["epoch"] + 1 for line in lines], float)
     losses = _numbers(line["validation_loss"] for line in lines)
     sharpness = _numbers(line.get("eigenvalue") for line in lines)
     tables = [str(name) for name in lines[0]["entropy"]]
     entropies = {name: _numbers(line["entropy"].get(name) for line in lines) for name in tables}
     skips = {name: _numbers(line["skip_share"].get(name) for line in lines) for name in tables}
-    best = chosen
+    best = None if chosen is None else chosen + 1
     if best is None and np.isfinite(losses).any():
         best = int(epochs[int(np.nanargmin(losses))])
     names = [str(TABLES.get(name, name)) for name in tables]
@@ -576,7 +577,7 @@ def edge_weights_figure(
     labels = [f"{inputs[source] if source < len(inputs) else f'node {source}'} → {node}" for source, node in edges]
     kept = _kept(lines[-1].get("genotype"), table, len(inputs))
     faintest = min(1 / len(operations), float(strength.min()))
-    epochs = np.array([line["epoch"] for line in lines], float)
+    epochs = np.array([line["epoch"] + 1 for line in lines], float)
     chosen = [operation_label(operations[place]) for place in strongest[-1]]
 
     def plot(figure: Canvas, palette: Palette) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fusion_jax.nas.diagnostics import eligible_epochs
 from fusion_jax.records import read_json_lines, write_text
 from fusion_jax.reporting.architecture import edge_weights_figure, genotype_figure, search_figure
 from fusion_jax.reporting.figures import save_figure
@@ -15,6 +16,8 @@ from fusion_jax.wording import counted, listed
 __all__ = ["write_search_report"]
 
 TITLES = {"first": "First cell", "normal": "Normal cell", "reduce": "Reduction cell"}
+RULES = {"skips": "skips", "eigenvalue": "the eigenvalue"}
+"""Rules against collapse, as the report names them."""
 
 
 def write_search_report(folder: str | Path, *, images: Sequence[str], dot: str, record: Mapping[str, Any]) -> Path:
@@ -53,8 +56,8 @@ def write_search_report(folder: str | Path, *, images: Sequence[str], dot: str, 
     loss = facts["validation_loss"]
     summary = [
         (
-            f"The cells of epoch {best + 1} were kept, whose loss on the other half of the patients was the smallest: "
-            f"{loss:.3f}."
+            f"The cells of epoch {best + 1} were kept, whose loss on the other half of the patients was the smallest"
+            f"{_among(lines, facts)}: {loss:.3f}."
         )
         if loss is not None
         else f"The loss on the other half of the patients was never a number; the cells of epoch {best + 1} were kept.",
@@ -82,15 +85,30 @@ def write_search_report(folder: str | Path, *, images: Sequence[str], dot: str, 
 
 def _edges(genotype: Mapping[str, Any]) -> Table:
     rows = []
+    sources = int(genotype.get("inputs", 2))
     for name, title in TITLES.items():
         edges: Sequence[Any] = genotype.get(name) or ()
-        inputs = int(genotype.get("inputs", 2)) if name == "first" else 2
+        inputs = sources if name == "first" else 2
         rows += [
             (title, inputs + place // 2, str(operation), int(source)) for place, (operation, source) in enumerate(edges)
         ]
-    return Table(
-        ("cell", "node", "operation", "from node"), rows, f"{counted(len(rows), 'edge')}; nodes 0 and 1 are inputs."
-    )
+    if not genotype.get("first"):
+        said = "of every cell, nodes 0 and 1 are inputs"
+    else:
+        said = f"of the first cell, nodes 0 to {sources - 1} are inputs"
+        said += ", of the others 0 and 1" if genotype.get("normal") or genotype.get("reduce") else ""
+    return Table(("cell", "node", "operation", "from node"), rows, f"{counted(len(rows), 'edge')}; {said}.")
+
+
+def _among(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """Of which epochs the loss is the smallest, where a rule against collapse bars some."""
+    rule = facts.get("search", {}).get("collapse", "none")
+    admitted = len(eligible_epochs(lines, rule))
+    if admitted == len(lines):
+        return ""
+    if not admitted:
+        return f" (the rule on {RULES[rule]} admits none of the {counted(len(lines), 'epoch')})"
+    return f" among those that the rule on {RULES[rule]} admits ({admitted} of {counted(len(lines), 'epoch')})"
 
 
 def _start(lines: Sequence[Mapping[str, Any]]) -> float:

@@ -2,6 +2,7 @@
 
 import html
 import itertools
+import json
 import re
 from xml.dom import minidom
 
@@ -19,6 +20,7 @@ from fusion_jax.reporting.architecture import (
     operation_label,
     search_figure,
 )
+from fusion_jax.reporting.search import write_search_report
 
 # Liu et al. 2018: the cells that second-order search found on CIFAR-10.
 NORMAL = [("sep3", 0), ("sep3", 1), ("sep3", 0), ("sep3", 1), ("sep3", 1), ("skip", 0), ("skip", 0), ("dil3", 2)]
@@ -254,21 +256,21 @@ def test_operations_have_names_that_can_be_read():
 def test_a_search_tells_its_ends_and_its_best_epoch():
     figure = search()
     assert figure.alt.startswith(
-        "Search of 6 epochs: validation loss from 0.700 to 0.650, lowest 0.500 in epoch 2, whose architecture was "
+        "Search of 6 epochs: validation loss from 0.700 to 0.650, lowest 0.500 in epoch 3, whose architecture was "
         "chosen; entropy of normal cell from 1.1"
     )
     assert figure.alt.endswith(
         "share of skips of reduction cell from 0.500 to 0.500; dominant Hessian eigenvalue from 0 to 0.400."
     )
     said = texts(figure.light)
-    assert {"chosen: 2", "normal cell", "reduction cell", "all operations alike"} <= set(said)
+    assert {"chosen: 3", "normal cell", "reduction cell", "all operations alike"} <= set(said)
     assert "dominant Hessian eigenvalue" in said
 
 
 def test_an_epoch_chosen_otherwise_is_marked():
     figure = search_figure(lines(), caption="", chosen=5)
-    assert "chosen: 5" in texts(figure.light)
-    assert ", 0.650 in epoch 5, whose architecture was chosen" in figure.alt
+    assert "chosen: 6" in texts(figure.light)
+    assert ", 0.650 in epoch 6, whose architecture was chosen" in figure.alt
 
 
 def test_a_search_without_eigenvalues_or_with_one_table_has_no_panel_and_no_legend_for_them():
@@ -322,3 +324,83 @@ def test_lines_that_lack_something_are_named():
     del broken[3]["entropy"], broken[3]["skip_share"]
     with pytest.raises(ValueError, match=r"line 4 of the search lacks entropy, skip_share; it has epoch"):
         search_figure(broken, caption="")
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Writes the report of a search of three epochs, the later two of which have collapsed, and returns its text."""
+
+    def written(genotype, images, tables=("normal",), **facts):
+        def told(epoch):
+            weights = {name: [[0.1, 0.2, 0.3, 0.4]] * (7 if name == "first" else 5) for name in tables}
+            return {
+                "epoch": epoch,
+                "validation_loss": 0.7 - 0.1 * epoch,
+                "weights": weights,
+                "entropy": dict.fromkeys(tables, 1.2),
+                "skip_share": dict.fromkeys(tables, 0.0),
+                "operations": OPERATIONS,
+                "genotype": genotype | {"normal": [["skip", 0]] * 2} if epoch else genotype,
+            }
+
+        own = [told(epoch) for epoch in range(3)]
+        facts = {"epoch": 0, "skip_share": {"normal": 0.0}, "validation_loss": 0.7} | facts
+        (tmp_path / "genotype.json").write_text(json.dumps({"genotype": genotype, "facts": facts}))
+        (tmp_path / "architecture.jsonl").write_text("".join(json.dumps(line) + "\n" for line in own))
+        path = write_search_report(tmp_path, images=images, dot="", record={})
+        return html.unescape(path.read_text())
+
+    return written
+
+
+TWO = {"normal": [["conv3", 0], ["sep5", 1], ["conv3", 0], ["conv3", 2]], "reduce": []}
+
+
+def test_a_report_counts_epochs_from_one_in_words_and_figures(report):
+    said = report(TWO, STEMS)
+    assert "The cells of epoch 1 were kept" in said
+    assert "Cells derived from epoch 1 of 3." in said
+    assert "0.700 in epoch 1, whose architecture was chosen" in said
+
+
+def test_the_axis_of_a_search_begins_with_its_first_epoch(monkeypatch):
+    seen = []
+    real = architecture.draw_literally
+
+    def spy(plot, **keywords):
+        def watched(figure, palette):
+            plot(figure, palette)
+            seen.append(figure.axes[0])
+
+        return real(watched, **keywords)
+
+    monkeypatch.setattr(architecture, "draw_literally", spy)
+    search_figure(lines(), caption="")
+    assert list(seen[-1].lines[0].get_xdata()) == [1, 2, 3, 4, 5, 6]
+    edge_weights_figure(lines(), "normal", inputs=STEMS, caption="")
+    assert seen[-1].get_xlim() == (0.5, 6.5)
+
+
+def test_a_report_says_what_its_nodes_count_from(report):
+    assert "4 edges; of every cell, nodes 0 and 1 are inputs." in report(TWO, STEMS)
+    three = {"first": THREE, "first_concat": [3, 4], "normal": [], "reduce": [], "inputs": 3}
+    images = ("pet", "ct", "mri")
+    assert "4 edges; of the first cell, nodes 0 to 2 are inputs." in report(three, images, ("first",))
+    said = report(three | {"reduce": REDUCE}, images, ("first", "reduce"))
+    assert "12 edges; of the first cell, nodes 0 to 2 are inputs, of the others 0 and 1." in said
+
+
+@pytest.mark.parametrize(
+    ("collapse", "genotype", "words"),
+    [
+        ("none", TWO, "was the smallest: 0.700"),
+        ("skips", TWO, "smallest among those that the rule on skips admits (1 of 3 epochs): 0.700"),
+        (
+            "skips",
+            TWO | {"normal": [["skip", 0], ["skip", 1]]},
+            "smallest (the rule on skips admits none of the 3 epochs): 0.700",
+        ),
+    ],
+)
+def test_a_loss_is_called_the_smallest_of_the_epochs_that_the_rule_admits(report, collapse, genotype, words):
+    assert words in report(genotype, STEMS, search={"collapse": collapse})
