@@ -30,7 +30,7 @@ class Config:
         Default: every source alone, concatenate, gated, probability, and the classical baselines.
       list_models: show all recipes, and stop.
       config: JSON file with "models", label to {"recipe": NAME, "arguments": {...}}, and "settings", arguments that all
-        networks share. Options go before it.
+        networks share. Options go before these settings, and the arguments of a model before both.
       out: folder of the results. Default: results/compare/ and the name of the cohort.
       folds: of the stratified cross-validation over patients.
       repeats: of the cross-validation, with new folds.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -36,7 +36,7 @@ class Config:
       models: detectors, as NAME, NAME{"argument": value}, or LABEL=NAME{...} to give it another name in the tables.
         Default: mdf-net.
       config: JSON file with "models", label to {"recipe": NAME, "arguments": {...}}, and "settings", arguments that all
-        models share. Options go before it.
+        models share. Options go before these settings, and the arguments of a model before both.
       out: folder of the results. Default: results/detect/ and the name of the cohort.
       folds: of a cross-validation over patients. Default: patients are divided once.
       validation: fraction of the patients whose AP decides on the epoch; 0 trains to the last epoch.
@@ -150,6 +150,7 @@ def run(config: Config) -> int:
         column=config.split,
         settings=settings,
     )
+    _check_tested(made)
     print_plan(made)
     with told(), training_bar(made) as (report, progress):
         study = carry_out_detectors(made, executor_factory=factory, report=report, progress=progress)
@@ -171,3 +172,26 @@ def run(config: Config) -> int:
     first = study.plan.task_folder(study.done[0])
     print(f"On other images: fusion-jax detect predict {first} COHORT --out detections.csv")
     return 1 if study.failed else 0
+
+
+def _check_tested(made: Any) -> None:
+    """Refuse what the report would refuse once everything is trained.
+
+    Raises:
+      ValueError: nobody is tested, no box is there to be found, or no two patients alike are there to draw from.
+    """
+    import numpy as np
+
+    from fusion_jax.evaluation.resampling import make_design
+
+    cohort = made.cohort
+    tested = {case for split in made.splits.splits for case in split.test}
+    rows = [row for row, case in enumerate(cohort.case_id) if case in tested]
+    holds = np.array([len(cohort.boxes[row].corners) > 0 for row in rows], np.int64)
+    patients = [str(cohort.patient_id[row]) for row in rows]
+    if not holds.any() or np.bincount(make_design(holds, patients).stratum).max() < 2:
+        raise ValueError(
+            f"{cohort.name}: {len(set(patients))} patients are tested, {int(holds.sum())} of their {len(rows)} images "
+            "have a box; expected two patients with a box or more, so that there is something to find and an interval "
+            "around it. Test more of them: --test, --folds or the column of --split."
+        )

@@ -63,9 +63,10 @@ def read_coco(
 ) -> Cohort:
     """Cohort of the images, boxes and categories of a COCO file, with a clinical table of the same images.
 
-    Images are read when asked for (PNG, JPEG, TIFF, DICOM …). Those without a box stay. Boxes of a crowd, which never
-    count, are left out, and boxes that reach over the edge of their image end there; the log counts both. An image
-    without a row of the table lacks the source `clinical`, and a row without an image is left out; the log names both.
+    Images are read when asked for (PNG, JPEG, TIFF, DICOM …). Those without a box stay. Boxes of a crowd are left out,
+    and so is a box that its image has already, with the same class; boxes that reach over the edge of their image end
+    there. The log counts all three. An image without a row of the table lacks the source `clinical`, and a row without
+    an image is left out; the log names both.
 
     Args:
       annotations: JSON with `images` (`id`, `file_name`; `width`, `height` and `patient_id` are optional), `categories`
@@ -406,7 +407,7 @@ def _image_size(cohort: Cohort, row: int) -> tuple[int, int]:
 
 
 def _boxes(path: Path, truth: BoxTruth, sizes: Sequence[tuple[int, int]]) -> list[Boxes]:
-    """Boxes of every case that count, within their image."""
+    """Boxes of every case that count, within their image, every one once."""
     kept = np.flatnonzero(~truth.crowd)
     extents = np.array(sizes, np.float64)[truth.case[kept]][:, [1, 0, 1, 0]]
     corners = truth.boxes[kept]
@@ -421,13 +422,22 @@ def _boxes(path: Path, truth: BoxTruth, sizes: Sequence[tuple[int, int]]) -> lis
             "Fix the box, or the width and height of the image."
         )
     if crowd := int(truth.crowd.sum()):
-        logger.warning("%s: %s for a crowd left out; they never count", path, counted(crowd, "annotation"))
+        logger.warning(
+            "%s: %s for a crowd left out: nothing is learnt from them, and a detection there counts as false, but in "
+            "`fusion-jax evaluate-boxes` with this file as the truth",
+            path,
+            counted(crowd, "annotation"),
+        )
     if moved := int((cut != corners).any(axis=1).sum()):
         logger.warning("%s: %d boxes reach over the edge of their image; they end there", path, moved)
+    case, label = truth.case[kept], truth.label[kept].astype(np.int32)
+    first = np.sort(np.unique(np.column_stack([case, label, cut]), axis=0, return_index=True)[1])
+    if repeats := len(kept) - len(first):
+        logger.warning("%s: %d boxes left out that their image has already, with the same class", path, repeats)
+    case, label, cut = case[first], label[first], cut[first]
     # Stable, so that boxes of a case stay in the order of the file.
-    order = np.argsort(truth.case[kept], kind="stable")
-    bounds = np.searchsorted(truth.case[kept][order], np.arange(len(truth.cases) + 1))
-    label = truth.label[kept].astype(np.int32)
+    order = np.argsort(case, kind="stable")
+    bounds = np.searchsorted(case[order], np.arange(len(truth.cases) + 1))
     return [
         Boxes(cut[order[start:end]], label[order[start:end]])
         for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
@@ -494,9 +504,9 @@ def _joined(
         without = [case_id for case_id, row in zip(cases, at, strict=True) if row < 0]
         logger.warning("%s: no row for %d of %d images: %s", where, len(without), len(cases), listed(without))
     own: Any = cells.reindex(at).set_axis(list(cases), axis=0)
-    known: Any = own[list(chosen)].notna()
     patients = None if who is None else _words(own[who])
-    return _Joined(where, own[kept], known.any(axis=1).to_numpy(), chosen, patients)
+    # Not whether a cell is filled: of the columns that a model reads, another table may have others filled.
+    return _Joined(where, own[kept], at >= 0, chosen, patients)
 
 
 def _opened(

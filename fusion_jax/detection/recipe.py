@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -272,7 +274,8 @@ class Prepared(NamedTuple):
 
     def anchors_record(self) -> dict[str, Any]:
         """Design and recall of the anchors, for a file."""
-        by_class = dict(zip(self.inputs.classes, self.recall.by_class, strict=True))
+        # The last classes may have no training box.
+        by_class = dict(itertools.zip_longest(self.inputs.classes, self.recall.by_class, fillvalue=math.nan))
         return {
             **self.config.to_json()["anchors"],
             "boxes": len(self.recall.best),

@@ -239,6 +239,7 @@ def plan_detectors(
     out, address = Path(out), cohort_address(cohort)
     opened = _without_labels(open_address(address))
     box_image(opened)
+    _check_repeats(opened)
     chosen = _choices(models, settings or {})
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds are {listed(seeds)}; expected different whole numbers, at least one.")
@@ -407,8 +408,8 @@ def run_detector(config_json: str, model: str, repeat: int, fold: int, seed: int
     recipe gets the training and validation cases and no others.
 
     Args:
-      config_json: an object with `cohort`, an address; `splits`, the path of a file of splits; and `models`, name in
-        the tables to `{"recipe": name, "arguments": {...}}`.
+      config_json: an object with `cohort`, an address; `splits`, the path of a file of splits; `models`, name in the
+        tables to `{"recipe": name, "arguments": {...}}`; and perhaps `fingerprint`, that the cohort has to have.
       model: one of these names.
       repeat, fold: of the split.
       seed: of the training; compared models share it, and with it the order of cases and their mirroring.
@@ -422,13 +423,13 @@ def _run(config_json: str, task: Task, folder: Path, *, report: Callable[[Any], 
     config = json.loads(config_json)
     choice = config["models"][task.model]
     recipe = make_detection_recipe(choice["recipe"], choice["arguments"])
-    address = json.dumps(config["cohort"], sort_keys=True)
-    splits = _loaded(str(config["splits"]), Path(config["splits"]).stat().st_mtime_ns, address)
+    address = json.dumps(config["cohort"], sort_keys=True), str(config.get("fingerprint", ""))
+    splits = _loaded(str(config["splits"]), Path(config["splits"]).stat().st_mtime_ns, *address)
     split = next((one for one in splits.splits if (one.repeat, one.fold) == (task.repeat, task.fold)), None)
     if split is None:
         raise ValueError(f"{config['splits']}: no split of repeat {task.repeat} and fold {task.fold}; draw them again.")
-    image = box_image(_opened(address), recipe.image)
-    cohort = _sized(address, image, (int(recipe.image_size[0]), int(recipe.image_size[1])), recipe.gigabytes)
+    image = box_image(_opened(*address), recipe.image)
+    cohort = _sized(*address, image, (int(recipe.image_size[0]), int(recipe.image_size[1])), recipe.gigabytes)
     check_leakage(cohort, split, patients=_together(splits))
     rows = split.rows(cohort)
     # What is not in this cohort cannot be looked at: neither by an encoder, nor by whoever chooses an epoch.
@@ -557,6 +558,23 @@ def _rarest_class(cohort: Cohort) -> list[str]:
     ]
 
 
+def _check_repeats(cohort: Cohort) -> None:
+    """Refuse a case that has a box twice: one of them would never be found.
+
+    Raises:
+      ValueError: naming case and box.
+    """
+    for case, own in zip(cohort.case_id, cohort.boxes or (), strict=True):
+        rows = np.column_stack([own.classes, own.corners])
+        distinct, count = np.unique(rows, axis=0, return_counts=True)
+        if len(distinct) < len(rows):
+            code, *corners = distinct[count.argmax()].tolist()
+            raise ValueError(
+                f"{cohort.name}: case {case} has the box {', '.join(f'{side:g}' for side in corners)} of class "
+                f"{cohort.box_classes[int(code)]!r} {count.max()} times. Leave one of them."
+            )
+
+
 def _without_labels(cohort: Cohort) -> Cohort:
     """The cohort with boxes as its only target, so that gaps of a label or a class with few cases refuse nobody."""
     roles = {name: role if role in ("input", "group") else "never" for name, role in cohort.roles.items()}
@@ -587,17 +605,22 @@ def _together(splits: Splits) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(address: str) -> Cohort:
-    """A worker does many tasks on one cohort."""
-    return _without_labels(open_address(json.loads(address)))
+def _opened(address: str, fingerprint: str) -> Cohort:
+    """A worker does many tasks on one cohort; one that was changed in between is another."""
+    cohort = _without_labels(open_address(json.loads(address)))
+    if fingerprint and cohort.fingerprint != fingerprint:
+        raise ValueError(
+            f"{cohort.name}: the cohort has changed since its splits were drawn. Restore it, or begin anew."
+        )
+    return cohort
 
 
 @functools.lru_cache(maxsize=2)
-def _sized(address: str, image: str, size: tuple[int, int], gigabytes: float) -> Cohort:
+def _sized(address: str, fingerprint: str, image: str, size: tuple[int, int], gigabytes: float) -> Cohort:
     """Every task reads the same images."""
-    return at_size(_opened(address), image, size, gigabytes=gigabytes)
+    return at_size(_opened(address, fingerprint), image, size, gigabytes=gigabytes)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(path: str, _changed: int, address: str) -> Splits:
-    return load_splits(path, _opened(address))
+def _loaded(path: str, _changed: int, address: str, fingerprint: str) -> Splits:
+    return load_splits(path, _opened(address, fingerprint))

@@ -105,6 +105,8 @@ def train(
         patience=recipe.patience if evaluate else None,
         min_epochs=recipe.min_epochs,
         plateau=choices.plateau,
+        # Before anything is found, no epoch is better than another.
+        floor=0.0,
         settings=settings,
         case_ids=cohort.case_id,
         report=report,

@@ -157,7 +157,8 @@ def coco_truth(content: Any, *, where: str) -> BoxTruth:
     """Truth from COCO's JSON: `images`, `categories`, `annotations` with `bbox` [x, y, width, height].
 
     Cases are called by the `id` of their image, in its order; an image may have a `patient_id`. Classes are called by
-    the name of their category. `iscrowd` and `area` are taken over.
+    the name of their category. `iscrowd` and `area` are taken over; an area of 0, which tools write that do not measure
+    it, is that of the box.
 
     Args:
       content: as `json.load` gives it.
@@ -179,15 +180,16 @@ def coco_truth(content: Any, *, where: str) -> BoxTruth:
         images = sorted(content["images"], key=lambda image: image["id"])
         categories = sorted(content["categories"], key=lambda category: category["id"])
         names = {category["id"]: str(category["name"]) for category in categories}
-        listed_cases = {str(image["id"]): str(image.get("patient_id", "")) for image in images}
+        listed_cases = {str(image["id"]): _patient(image.get("patient_id")) for image in images}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where}: an image or a category lacks {error}; {expected}.") from None
     if len(listed_cases) < len(images) or len(set(names.values())) < len(categories):
         raise ValueError(f"{where}: an image id or a category name stands there twice; expected every one once.")
     table = _coco_table(content["annotations"], names, where, "annotations", ("area",))
     crowd = [str(int(bool(item.get("iscrowd", 0)))) for item in content["annotations"]]
+    area: Any = table["area"]
     found = _truth(
-        table.assign(crowd=crowd),
+        table.assign(crowd=crowd, area=area.where(area != 0)),
         where,
         lambda row: f"annotations[{row}]",
         listed_cases,
@@ -222,6 +224,11 @@ def coco_detections(content: Any, truth: BoxTruth, *, where: str, model: str) ->
 
 
 # Both forms as one table.
+
+
+def _patient(value: Any) -> str:
+    """Empty where there is none."""
+    return "" if value is None else str(value)
 
 
 def _line(row: int) -> str:

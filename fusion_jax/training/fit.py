@@ -102,6 +102,7 @@ def fit(
     patience: int | None = None,
     min_epochs: int = 0,
     plateau: Plateau | None = None,
+    floor: float | None = None,
     settings: Mapping[str, Any] | None = None,
     case_ids: Sequence[str] | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -132,6 +133,7 @@ def fit(
       patience: stop once more than so many epochs pass without a better metric; None for never.
       min_epochs: epochs to run in any case.
       plateau: when to lower the learning rate, see `Optimiser.plateau`.
+      floor: metric of a model that has learnt nothing, see `Rules`; where no epoch is better the last one is kept.
       settings: everything else the result depends on (model, data, optimiser), as JSON. A folder that was started with
         others is refused.
       case_ids: of the cohort, by row, for the message of a run that diverges.
@@ -193,7 +195,7 @@ def fit(
         epochs=epochs,
         evaluate=evaluate,
         monitor=monitor,
-        rules=Rules(mode, patience, min_epochs, plateau),
+        rules=Rules(mode, patience, min_epochs, plateau, floor),
         settings=settings or {},
         case_ids=case_ids,
         callbacks=callbacks,
@@ -420,7 +422,8 @@ class _Loop:
         best, best_epoch = self.best, self.standing.best_epoch
         if best is None or best_epoch is None:
             if self.evaluate is not None:
-                LOG.warning("%s: %s is never a number; the last epoch is kept.", self.folder, self.monitor)
+                never = "a number" if self.rules.floor is None else f"better than {self.rules.floor:g}"
+                LOG.warning("%s: %s is never %s; the last epoch is kept.", self.folder, self.monitor, never)
             best, best_epoch = as_host(state), len(self.history) - 1
         if self.writes:
             ended = {"finished": True, "best_epoch": best_epoch, "stopped": stopped, "best_name": None}

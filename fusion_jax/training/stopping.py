@@ -34,6 +34,8 @@ class Rules(NamedTuple):
       patience: the run ends once more than so many epochs pass without improvement; None never.
       min_epochs: epochs that are run in any case.
       plateau: when the learning rate is lowered, or None.
+      floor: metric of a model that has learnt nothing, such as an average precision of 0. Epochs before the first that
+        is better than that are no best ones, and patience and plateau do not count them.
 
     References:
       Holste et al. 2021 train on while the count is at most 20, so that the 21st epoch ends a run;
@@ -44,6 +46,7 @@ class Rules(NamedTuple):
     patience: int | None = None
     min_epochs: int = 0
     plateau: Plateau | None = None
+    floor: float | None = None
 
     def after(self, standing: Standing, epoch: int, metric: float) -> Standing:
         """The standing after one more epoch. A metric that is NaN is no improvement.
@@ -55,6 +58,8 @@ class Rules(NamedTuple):
         """
         best = standing.best
         sign = 1.0 if self.mode == "max" else -1.0
+        if best is None and self.floor is not None and not sign * metric > sign * self.floor:
+            return standing
         if not math.isnan(metric) and (best is None or sign * metric > sign * best):
             return Standing(metric, epoch, 0, 0, standing.scale)
         standing = standing._replace(waited=standing.waited + 1, flat=standing.flat + 1)

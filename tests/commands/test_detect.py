@@ -9,7 +9,9 @@ import shutil
 import pandas as pd
 import pytest
 
+from fusion_jax.commands._detect.asked import read_detectors
 from fusion_jax.commands._detect.screen import print_anchors
+from fusion_jax.commands.detect_train import Config
 from fusion_jax.commands.main import main
 from fusion_jax.data import open_cohort
 from fusion_jax.data.coco import write_coco
@@ -243,6 +245,31 @@ def test_input_that_cannot_be_used_is_named_and_nothing_is_trained(words, messag
     assert code == 2
     assert message in " ".join(err.split())
     assert not (tmp_path / "out" / "tasks").exists()
+
+
+def test_a_test_that_no_report_could_be_written_on_is_refused(study, tmp_path):
+    place, *_ = study
+    shutil.copytree(place / "data", tmp_path / "data")
+    table = tmp_path / "data" / "cases.csv"
+    with table.open(newline="", encoding="utf-8") as file:
+        header, *cells = csv.reader(file)
+    for tested in (0, 1):
+        parts = ["test"] * tested + ["validation"] * 3 + ["train"] * (len(cells) - 3 - tested)
+        with table.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(
+                [[*header, "part"], *([*row, part] for row, part in zip(cells, parts, strict=True))]
+            )
+        code, _, err = ask("detect", "train", tmp_path / "data", "--split", "part", "--out", tmp_path / f"out{tested}")
+        assert code == 2
+        assert f"{tested} patients are tested, {tested} of their {tested} images have a box" in " ".join(err.split())
+
+
+def test_options_go_before_the_settings_of_a_file(tmp_path):
+    path = tmp_path / "models.json"
+    models = {"mdf-net": {"recipe": "mdf-net", "arguments": {"batch_size": 2}}}
+    path.write_text(json.dumps({"models": models, "settings": {"epochs": 100, "patience": 7}}))
+    found, shared = read_detectors(Config(config=path, preset="quick", patience=3))
+    assert (found, shared["epochs"], shared["patience"]) == (models, 5, 3)
 
 
 @pytest.mark.parametrize(

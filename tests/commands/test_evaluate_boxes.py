@@ -125,6 +125,17 @@ def test_a_detector_that_found_nothing_is_judged(study, tmp_path):
     assert "0 detections" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_false_alarms_are_counted_where_no_image_has_a_box(study, tmp_path):
+    rows = [[f"{number:03d}", f"p{number // 2}", *[""] * 5] for number in range(CASES)]
+    truth = write(tmp_path / "truth.csv", HEADER, rows)
+    options = ["--truth", truth, "--classes", *CLASSES, "--out", tmp_path / "out", "--resamples", 20]
+    assert ask(study / "noisy.csv", *options) == 0
+    found = Run(tmp_path / "out", read(tmp_path / "out" / "metrics.csv"), {}, "")
+    assert found.value("noisy", "FP")[0] > 0
+    assert not list((tmp_path / "out").rglob("precision_recall*"))
+
+
 def test_columns_are_asked_for_where_nothing_was_found_and_a_truth_needs_rows(study, tmp_path):
     strange = write(tmp_path / "strange.csv", ["case_id", "score"], [])
     options = ["--out", tmp_path / "out"]

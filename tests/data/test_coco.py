@@ -238,6 +238,40 @@ def test_boxes_of_a_crowd_are_left_out_and_counted(tmp_path, caplog):
     assert "1 annotation for a crowd left out" in caplog.text
 
 
+def test_a_box_that_stands_there_twice_is_taken_once(tmp_path, caplog):
+    changed = content()
+    # Cut at the edge, the second is the first; the third is of another class.
+    changed["annotations"] += [
+        {"id": 4, "image_id": 10, "category_id": 3, "bbox": [-2, 0, 32, 20]},
+        {"id": 5, "image_id": 10, "category_id": 7, "bbox": [0, 0, 30, 20]},
+    ]
+    with caplog.at_level(logging.WARNING, "fusion_jax.data.coco"):
+        cohort = read_coco(written(tmp_path, changed), tmp_path / "images")
+    assert boxes_of(cohort)[0].corners.tolist() == [[0, 0, 30, 20]] * 2
+    assert boxes_of(cohort)[0].classes.tolist() == [0, 1]
+    assert boxes_of(cohort)[1].corners.tolist() == [[1, 2, 11, 13.5], [4, 4, 12, 12]]
+    assert "1 boxes left out that their image has already" in caplog.text
+
+
+@pytest.mark.parametrize("none", [None, ""])
+def test_patients_that_are_not_known_are_no_patient_of_that_name(tmp_path, none, caplog):
+    changed = content()
+    for image in changed["images"]:
+        image["patient_id"] = none
+    cohort = read_coco(written(tmp_path, changed), tmp_path / "images")
+    assert len(set(cohort.patient_id)) == 3
+    assert "no patient ids" in caplog.text
+    changed["images"][0]["patient_id"] = "p0"
+    with pytest.raises(ValueError, match="has no patient_id, others have one"):
+        read_coco(written(tmp_path, changed), tmp_path / "images")
+
+
+def test_an_area_of_zero_is_that_of_the_box():
+    changed = content()
+    changed["annotations"][0]["area"] = 0
+    assert coco_truth(changed, where="truth.json").area.tolist() == [115, 600, 64]
+
+
 def test_a_box_over_the_edge_ends_there_and_one_outside_is_refused(tmp_path, caplog):
     changed = content()
     changed["annotations"][1]["bbox"] = [-3, 5, 40, 10]
@@ -305,6 +339,12 @@ def test_images_without_a_row_lack_the_source_and_rows_without_an_image_are_name
     assert cohort.present["clinical"].tolist() == [False, False, True]
     assert "1 of 2 rows are of no image, such as '99'" in caplog.text
     assert "no row for 2 of 3 images: 10, 20" in caplog.text
+
+
+def test_a_row_is_there_whichever_of_its_cells_are_filled(folder):
+    empty = VITALS.assign(age=[50.0, 61.0, np.nan], sex=["F", "M", None])
+    for table in (empty, empty.assign(view=["AP", "PA", "AP"])):
+        assert read_coco(folder / "truth.json", folder / "images", table=table).present["clinical"].all()
 
 
 def test_without_patients_the_log_warns(tmp_path, caplog):

@@ -214,6 +214,14 @@ def test_fitted_anchors_of_a_pyramid_stand_on_all_its_maps():
         check(published, cohort, everybody(cohort))
 
 
+def test_the_last_class_may_have_no_training_box():
+    cohort = dataclasses.replace(squares(), box_classes=("bright", "dark", "grey"))
+    prepared = prepare(make_detection_recipe("mask-rcnn", TINY), cohort, everybody(cohort))
+    recall = prepared.anchors_record()["recall_by_class"]
+    assert recall["bright"] > 0.9
+    assert recall["grey"] is None
+
+
 def test_cases_without_an_image_are_left_out_of_training():
     cohort = squares()
     present = dict(cohort.present) | {"xray": np.arange(12) != 4}

@@ -69,7 +69,7 @@ def test_the_tables_are_those_that_evaluation_reads(found):
     assert set(truth.cases) == set(study.plan.cohort.case_id)
     assert len(truth.boxes) == 16
     [*models] = check_detections(study.tested(), truth, where="detections", model="all")
-    assert {one.model for one in models} <= {"whole", "brief"}
+    assert {one.model for one in models} == {"whole", "brief"}
     assert list(study.tested()) == list(DETECTION_COLUMNS)
     assert [path.name for path in study.detection_files] == ["whole.csv", "brief.csv"]
     assert all(path.exists() for path in study.detection_files)
@@ -77,10 +77,14 @@ def test_the_tables_are_those_that_evaluation_reads(found):
 
 def test_detections_of_a_fold_are_of_its_test_and_validation_patients(found):
     study, *_ = found
+    seen = set()
     for split in study.plan.splits.splits:
         own = study.detections[study.detections["fold"] == split.fold]
         for part in ("test", "validation"):
-            assert set(own[own["split"] == part]["case_id"]) <= set(getattr(split, part))
+            cases = set(own[own["split"] == part]["case_id"])
+            assert cases <= set(getattr(split, part))
+            seen |= cases
+    assert seen
 
 
 def test_a_study_is_opened_again_and_nothing_is_trained_twice(found, monkeypatch):
@@ -113,7 +117,7 @@ def test_seeds_are_models_of_their_own(found):
         done=(*study.done, *(task._replace(seed=1) for task in study.done)),
     )
     assert both.tested_names == ("whole seed 0", "brief seed 0", "whole seed 1", "brief seed 1")
-    assert set(both.tested()["model"]) <= {"whole seed 1", "brief seed 1"}
+    assert set(both.tested()["model"]) == {"whole seed 1", "brief seed 1"}
 
 
 def test_patients_stay_together_and_rare_classes_are_spread():
@@ -158,6 +162,41 @@ def test_a_publication_may_draw_its_own(tmp_path):
             draw=lambda cohort: k_fold(cohort, 3, seed=2),
             settings={"image_size": [64, 96]},
         )
+
+
+CHANGING = {"shift": 0.0, "twice": False}
+
+
+def changing_squares():
+    """Squares whose first box is another one when it is opened again, or stands there twice."""
+    cohort = squares()
+    assert cohort.boxes is not None
+    first, *others = cohort.boxes
+    corners = first.corners + CHANGING["shift"]
+    if CHANGING["twice"]:
+        first = first._replace(classes=np.repeat(first.classes, 2))
+        corners = np.repeat(corners, 2, axis=0)
+    return dataclasses.replace(cohort, boxes=[first._replace(corners=corners), *others])
+
+
+def test_a_cohort_that_has_changed_is_not_taken_for_the_one_before(tmp_path, monkeypatch):
+    address = {"function": "tests.detection.test_study:changing_squares"}
+    opened = []
+    for number in range(2):
+        monkeypatch.setitem(CHANGING, "shift", float(number))
+        made = plan_detectors(address, ["mask-rcnn"], out=tmp_path / str(number), settings=CHEAP)
+        opened.append(module._opened(json.dumps(dict(made.address)), made.cohort.fingerprint))
+        assert opened[-1].fingerprint == made.cohort.fingerprint
+    assert opened[0].fingerprint != opened[1].fingerprint
+    with pytest.raises(ValueError, match="squares: the cohort has changed since its splits were drawn"):
+        module._opened(json.dumps(address), opened[0].fingerprint)
+
+
+def test_a_box_that_stands_there_twice_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(CHANGING, "twice", True)
+    address = {"function": "tests.detection.test_study:changing_squares"}
+    with pytest.raises(ValueError, match=r"squares: case c00 has the box .* of class 'bright' 2 times. Leave one"):
+        plan_detectors(address, ["mask-rcnn"], out=tmp_path, settings=CHEAP)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,15 @@ def test_without_any_number_the_last_epoch_is_kept_and_said(tmp_path, caplog):
     assert "auc is never a number; the last epoch is kept" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("metrics", "best", "epochs"), [([0.0, 0.0, 0.0, 0.0, 0.2, 0.1, 0.1, 0.1], 4, 7), ([0.0] * 5, 4, 5)]
+)
+def test_epochs_at_the_floor_are_neither_best_nor_waited_for(tmp_path, caplog, metrics, best, epochs):
+    result = run(tmp_path, metrics, patience=1, floor=0.0)
+    assert (result.best_epoch, len(result.history)) == (best, epochs)
+    assert ("auc is never better than 0; the last epoch is kept" in caplog.text) == (max(metrics) == 0)
+
+
 def test_without_validation_the_last_epoch_is_the_result(tmp_path):
     result = run(tmp_path, epochs=3)
     assert (result.best_epoch, int(result.state.steps), result.stopped) == (2, 6, False)

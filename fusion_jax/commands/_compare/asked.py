@@ -59,6 +59,6 @@ def read_models(config: Config) -> tuple[dict[str, dict[str, Any]], dict[str, An
       ValueError: words that name no model, a name twice, or a file that does not hold models.
     """
     models, stored = named_models(config.models, config.config)
-    settings = {**(QUICK if config.preset == "quick" else {}), **stored}
+    settings = {**stored, **(QUICK if config.preset == "quick" else {})}
     settings |= {name: value for name in SHARED if (value := getattr(config, name)) is not None}
     return models, settings

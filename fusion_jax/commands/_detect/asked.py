@@ -79,7 +79,7 @@ def read_detectors(config: Config) -> tuple[dict[str, dict[str, Any]], dict[str,
       ValueError: words that name no model, a name twice, or a file that does not hold models.
     """
     models, stored = named_models(config.models, config.config)
-    settings: dict[str, Any] = {**(QUICK if config.preset == "quick" else {}), **stored}
+    settings: dict[str, Any] = {**stored, **(QUICK if config.preset == "quick" else {})}
     models = models or named_models(("mdf-net",), None)[0]
     settings |= {name: value for name in SHARED if (value := getattr(config, name)) is not None}
     if config.features:

@@ -184,6 +184,8 @@ def _figures(results: Results) -> dict[str, Figure]:
             for name in names
             if results.boxes(name)
         }
+        if not curves:
+            continue
         more = len(results.truth.classes) - len(curves)
         found[f"precision_recall_{file_name(model)}"] = curve_figure(
             curves,
