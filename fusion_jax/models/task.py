@@ -65,7 +65,7 @@ def run_task(config_json: str, model: str, repeat: int, fold: int, seed: int, fo
         raise ValueError(f"no model {model!r} in the configuration; {close_to(model, config['models'])}")
     choice = config["models"][model]
     recipe = make_recipe(choice["recipe"], choice.get("arguments"))
-    cohort = _opened(json.dumps(config["cohort"], sort_keys=True))
+    cohort = _opened(json.dumps(config["cohort"], sort_keys=True), str(config.get("fingerprint", "")))
     splits = _loaded(str(config["splits"]), Path(config["splits"]).stat().st_mtime_ns, cohort)
     found = [split for split in splits.splits if (split.repeat, split.fold) == (repeat, fold)]
     if not found:
@@ -241,8 +241,8 @@ def prediction_rows(
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(address: str) -> Cohort:
-    """A worker does many tasks on one cohort."""
+def _opened(address: str, _fingerprint: str) -> Cohort:
+    """A worker does many tasks on one cohort; one that was changed in between is another."""
     # Every task reads the same images.
     return remembered(open_address(json.loads(address)), gigabytes=GIGABYTES)
 

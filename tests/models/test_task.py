@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusion_jax.data import k_fold, load, open_address, save_splits
+from fusion_jax.data import Cohort, k_fold, load, open_address, save_splits
 from fusion_jax.models import task
 from fusion_jax.models.registry import make_recipe
 from fusion_jax.models.schema import Schema, check_schema, schema_of
@@ -82,6 +82,24 @@ def test_a_task_that_is_not_there_is_refused(change, message, config, tmp_path):
     given = {"model": "forest", "fold": 0, "config": json.loads(config)} | change
     with pytest.raises(ValueError, match=message):
         run_task(json.dumps(given["config"]), given["model"], 0, given["fold"], 0, os.fspath(tmp_path / "run"))
+
+
+OFFSET = {"x": 0.0}
+
+
+def moving_cohort():
+    """A feature that another value has been typed in for when the cohort is opened again."""
+    values = np.arange(12.0)[:, None] + OFFSET["x"]
+    return Cohort.from_arrays({"x": values}, label=[row % 2 for row in range(12)], name="moving")
+
+
+def test_a_cohort_that_has_changed_is_not_taken_for_the_one_before(monkeypatch):
+    address = json.dumps({"function": "tests.models.test_task:moving_cohort"})
+    found = []
+    for offset in (0.0, 1.0):
+        monkeypatch.setitem(OFFSET, "x", offset)
+        found.append(float(task._opened(address, moving_cohort().fingerprint).sources["x"][0][0]))
+    assert found == [0.0, 1.0]
 
 
 def test_inner_validation_rows_are_the_same_for_every_model_and_seed(make_tiny, tmp_path):
