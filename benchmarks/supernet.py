@@ -12,7 +12,7 @@ both memory layouts.
 
 The second part compiles such steps in fresh processes, with nothing in the persistent cache and again with what the
 first process left there. The third compiles steps at the size of the published volumes, 112 x 112 x 144, and reads off
-how much memory the compiler plans; nothing of that size is run.
+how much memory the compiler plans. Nothing is run in these two.
 
 On a GPU the first part is measured too, in float32 and bfloat16.
 """
@@ -350,18 +350,12 @@ PLANNED = (
 )
 
 
-def cost(order: str, size: list[int], network: dict[str, Any], *, run: bool) -> dict[str, Any]:
-    """What a step costs in this process: seconds to make it, memory planned, and seconds to run it if asked to."""
+def cost(order: str, size: list[int], network: dict[str, Any]) -> dict[str, Any]:
+    """What a step costs before it runs: seconds to make it in this process, and the memory that is planned."""
     net = supernet(**network)
     search = Search(net, random_pair(tuple(size)), order)
     analysis = search.compile().memory_analysis()
-    made = ("trace and lower", "compile")
-    found: dict[str, Any] = {f"{name}, s": search.seconds[name] for name in made}
-    if run:
-        search()
-        start = time.perf_counter()
-        jax.block_until_ready(search())
-        found["step, s"] = time.perf_counter() - start
+    found = {f"{name}, s": search.seconds[name] for name in ("trace and lower", "compile")}
     stated = memory_estimate(net, (*size, 1), 1, ORDERS[order][0]).total
     planned = None if analysis is None else analysis.temp_size_in_bytes / 2**20
     return {**found, "planned MiB": planned, "stated MiB": stated / 2**20}
@@ -382,18 +376,18 @@ def compile_times(size: tuple[int, ...], network: dict[str, Any]) -> Table:
     for order in ORDERS:
         with tempfile.TemporaryDirectory() as cache:
             for state in ("empty", "filled"):
-                found = _in_fresh_process(cache, order=order, size=size, network=network, run=True)
+                found = _in_fresh_process(cache, order=order, size=size, network=network)
                 rows.append({"step": WORDS[order], "cache": state, **found})
     notes = (f"Images of {' x '.join(map(str, size))}, a fresh process for each row; the network of the first table.",)
     return Table("Compile time of a step", rows, (*notes, PLANNED))
 
 
 def memory(size: tuple[int, ...], settings: Mapping[str, tuple[str, dict[str, Any]]]) -> Table:
-    """What the compiler plans for steps that are not run."""
+    """What the compiler plans for steps of full size."""
     rows: list[Row] = []
     for name, (order, network) in settings.items():
         with tempfile.TemporaryDirectory() as cache:
-            found = _in_fresh_process(cache, order=order, size=size, network=network, run=False)
+            found = _in_fresh_process(cache, order=order, size=size, network=network)
         rows.append({"step": WORDS[order], "network": name, **found})
     notes = (f"Two images of {' x '.join(map(str, size))}, batch 1, compiled and not run.",)
     return Table("Memory of a step at full resolution", rows, (*notes, PLANNED))

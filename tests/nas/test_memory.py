@@ -77,7 +77,7 @@ def test_computing_again_halving_and_striding_save_memory_and_the_second_order_t
     assert total(partial=4) < whole / 2
     assert total(nodes=3) < 0.8 * whole
     assert 0.5 * whole < total(dtype=jnp.bfloat16) < 0.55 * whole
-    assert 1.9 * whole < total("second") < 2.1 * whole
+    assert 2.5 * whole < total("second") < 2.7 * whole
     assert 1.9 * whole < total(batch_size=2) < 2.1 * whole
 
 
