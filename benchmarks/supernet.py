@@ -398,7 +398,7 @@ QUICK: dict[str, Any] = {"nodes": 2, "operations": ("none", "skip", "max_pool", 
 
 FULL: dict[str, Any] = {"layout": "NR", "nodes": 2}
 """Network of the table of memory, unless its rows say otherwise: four channels, stems of stride 2, nothing computed
-again. The compiler of CPUs drops the barriers that `remat` puts up: there one row stands for all of its values."""
+again. Of `remat` one row is enough: the compiler of CPUs drops the barriers that it puts up, and saves nothing."""
 MEMORY: dict[str, tuple[str, dict[str, Any]]] = {
     "two nodes": ("first", FULL),
     "two nodes, remat cell": ("first", FULL | {"remat": "cell"}),
